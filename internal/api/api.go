@@ -1,0 +1,182 @@
+// Package api holds what the faces of vOS, the executive of one machine and
+// the manager of many exchange: targets, requests, results and refusals, and
+// the one interface that carries out commands.
+//
+// The JSON of these types is what `vos --json` prints: keys are snake_case and
+// stable. A list is printed as one object a line, in the order emitted.
+//
+// The package stands beside the floors: all may import it, it imports none.
+package api
+
+import "context"
+
+// An Executive carries out commands. The machine itself implements it in
+// process (internal/vex); a daemon's socket and the community's manager will
+// implement it over the wire, so every face works through any of them.
+//
+// Results are handed to emit as they come to be, from one goroutine at a time.
+// A returned error joins what failed; a target that is refused as a whole is a
+// Refusal (see Refusals), one that disappeared wraps ErrGone.
+type Executive interface {
+	// Programs emits the processes that match, grouped by program.
+	Programs(ctx context.Context, r ProgramsRequest, emit func(Program) error) error
+	// Modules emits every module of every process of the target.
+	Modules(ctx context.Context, r ModulesRequest, emit func(Module) error) error
+	// Verify emits one Verification a process and module.
+	Verify(ctx context.Context, r VerifyRequest, emit func(Verification) error) error
+	// Refresh emits one Operation a process and module.
+	Refresh(ctx context.Context, r RefreshRequest, emit func(Operation) error) error
+}
+
+// ProgramsRequest asks for programs.
+type ProgramsRequest struct {
+	Target Target // Program "" and All select every process that has modules
+	Quick  bool   // leave out what costs most: memory and corruption
+}
+
+// A Program is one running service: a process and those of its descendants
+// that run the same executable (nginx: master and workers).
+type Program struct {
+	Name      string    `json:"name"`
+	PID       int       `json:"pid"` // of the root process
+	AgeMS     int64     `json:"age_ms"`
+	Threads   int       `json:"threads"`
+	PSSBytes  int64     `json:"pss_bytes"` // of those processes that could be read
+	Modules   int       `json:"modules"`
+	Outdated  int       `json:"outdated"` // modules whose file was replaced or deleted on disk
+	Corrupt   int       `json:"corrupt"`  // modules with text that differs from the file, quick check
+	Partial   bool      `json:"partial"`  // something could not be read; see Unread
+	Unread    []string  `json:"unread,omitempty"`
+	Processes []Process `json:"processes"`
+}
+
+// A Process is one process of a program.
+type Process struct {
+	PID             int      `json:"pid"`
+	PPID            int      `json:"ppid"`
+	Name            string   `json:"name"`
+	Executable      string   `json:"executable"`
+	UID             int      `json:"uid"`
+	State           string   `json:"state"` // R S D T t Z, of proc_pid_stat(5)
+	AgeMS           int64    `json:"age_ms"`
+	Threads         int      `json:"threads"`
+	PSSBytes        int64    `json:"pss_bytes"`
+	Modules         int      `json:"modules"`
+	OutdatedModules []string `json:"outdated_modules,omitempty"`
+	CorruptModules  []string `json:"corrupt_modules,omitempty"`
+	Unread          []string `json:"unread,omitempty"` // what may not be read, with the reason
+}
+
+// ModulesRequest asks for the modules of a target.
+type ModulesRequest struct {
+	Target Target
+}
+
+// What became of a module's file on disk since it was mapped.
+const (
+	FileSame     = "same"
+	FileReplaced = "replaced" // another inode is at the path now
+	FileDeleted  = "deleted"
+	FileModified = "modified" // the same inode, written since the process started
+	FileNone     = "none"     // memory only: the vDSO
+	FileUnknown  = "unknown"  // it may not be read
+)
+
+// A Module is an ELF object mapped in a process.
+type Module struct {
+	PID            int       `json:"pid"`
+	Module         string    `json:"module"` // soname, or the file's name where it has none
+	Path           string    `json:"path"`   // as the process sees it
+	BuildID        string    `json:"build_id"`
+	Base           string    `json:"base"` // load address, "0x…"
+	Kind           string    `json:"kind"` // executable, library, loader, vdso
+	TextBytes      int64     `json:"text_bytes"`
+	DataBytes      int64     `json:"data_bytes"`
+	MappedBytes    int64     `json:"mapped_bytes"`
+	DirtyTextPages int       `json:"dirty_text_pages"` // private, no longer the file's
+	File           string    `json:"file"`             // same, replaced, deleted, …
+	Outdated       bool      `json:"outdated"`
+	Corrupt        bool      `json:"corrupt"`
+	Generation     int       `json:"generation"` // 0 is the one that the program loaded
+	Refreshable    bool      `json:"refreshable"`
+	Refusals       []Refusal `json:"refusals"`
+}
+
+// VerifyRequest asks whether the modules of a target are what their files say.
+type VerifyRequest struct {
+	Target Target
+	Full   bool // every page, not only those the kernel knows as private
+}
+
+// What a difference comes from. Only Corruption makes a module corrupt.
+const (
+	KindCorruption = "corruption"
+	KindBreakpoint = "breakpoint" // a lone int3 at an instruction: uprobe or debugger
+	KindTextrel    = "textrel"    // DT_TEXTREL: the loader relocates text
+	KindVOS        = "vos"        // written by vOS itself
+)
+
+// A Difference is one run of bytes, or one relocated word, that differs.
+type Difference struct {
+	PID      int    `json:"pid"`
+	Module   string `json:"module"`
+	Section  string `json:"section"`
+	Function string `json:"function"` // nearest, as name+0x10; "" where none is known
+	Address  string `json:"address"`  // in the process, "0x…"
+	Offset   string `json:"offset"`   // in the object's own addresses, "0x…"
+	Length   int    `json:"length"`   // bytes that differ
+	Found    string `json:"found"`    // hex, at most 64 bytes of it
+	Expected string `json:"expected"` // hex, likewise; of a bound import "in a module that defines NAME"
+	Kind     string `json:"kind"`
+}
+
+// A Verification is what verifying one module of one process showed.
+type Verification struct {
+	PID         int          `json:"pid"`
+	Module      string       `json:"module"`
+	Path        string       `json:"path"`
+	Pages       int          `json:"pages"` // compared with the file
+	Words       int          `json:"words"` // relocated words checked
+	Differences []Difference `json:"differences"`
+	Corrupt     bool         `json:"corrupt"`
+	TotalUS     int64        `json:"total_us"`
+	Refusals    []Refusal    `json:"refusals"`
+}
+
+// RefreshRequest asks to heal the modules of a target.
+type RefreshRequest struct {
+	Target Target
+	DryRun bool // emit what would be done, do nothing
+	Full   bool // look at every page first, not only at private ones
+}
+
+// An Outcome is how an operation on one module ended.
+type Outcome string
+
+// The outcomes of operations on modules.
+const (
+	Refreshed Outcome = "refreshed"
+	Clean     Outcome = "clean"   // there was nothing to do
+	Planned   Outcome = "planned" // --dry-run
+	Refused   Outcome = "refused"
+	Failed    Outcome = "failed"
+)
+
+// An Operation is what was done to one module of one process.
+type Operation struct {
+	PID      int       `json:"pid"`
+	Module   string    `json:"module"`
+	Path     string    `json:"path"`
+	Outcome  Outcome   `json:"outcome"`
+	PauseUS  int64     `json:"pause_us"`  // all threads stopped, first stop to last resume
+	BorrowUS int64     `json:"borrow_us"` // one thread borrowed, the others running
+	TotalUS  int64     `json:"total_us"`
+	From     string    `json:"from"` // build-id before
+	To       string    `json:"to"`   // and after
+	Pages    int       `json:"pages"`
+	Words    int       `json:"words"`
+	Steps    []string  `json:"steps,omitempty"` // the plan, with --dry-run or -v
+	Residual []string  `json:"residual"`        // what still differs, and why
+	Refusals []Refusal `json:"refusals"`
+	Error    string    `json:"error,omitempty"`
+}
