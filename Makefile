@@ -1,0 +1,59 @@
+# vOS. `make demo` shows it at work, `make test` runs every test; both set up
+# what they need on Debian 12 with Go, as root.
+
+GO       ?= go
+PREFIX   ?= /usr/local
+VERSION  := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+LDFLAGS  := -s -w -X github.com/virtualizing-os/vos/internal/cli.version=$(VERSION)
+RACEFREE := ./internal/kernel ./internal/tracee ./internal/module ./internal/vex ./internal/testbed/...
+PURE      = $(shell $(GO) list ./... | grep -vE '/internal/(kernel|tracee|module|vex|testbed|bench|demo|live)')
+
+export CGO_ENABLED = 0
+
+.PHONY: all build deps lint test test-pure test-live soak bench fuzz demo man install clean
+
+all: build
+
+build: ## bin/vos, one static binary
+	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/vos ./cmd/vos
+
+deps: ## what tests and demo need from Debian; quick when it is there
+	@scripts/deps.sh
+
+lint: ## gofmt, go vet, staticcheck
+	@test -z "$$(gofmt -l cmd internal)" || { gofmt -l cmd internal; echo 'run gofmt -w on these files' >&2; exit 1; }
+	$(GO) vet ./...
+	$(GO) tool staticcheck ./...
+
+test: deps lint test-pure test-live ## every test, real programs included
+
+test-pure: ## no tracee, no root: with the race detector
+	CGO_ENABLED=1 $(GO) test -race -timeout 10m $(PURE)
+
+test-live: build ## processes are stopped and changed: as root, one package at a time
+	$(GO) test -p 1 -count 1 -timeout 25m $(shell $(GO) list ./... | grep -E '/internal/(kernel|tracee|module|vex|testbed|bench|demo|live)')
+
+soak: deps build ## thousands of cycles, 300 kills, heavy programs: an hour
+	VOS_SOAK=1 $(GO) test -p 1 -count 1 -timeout 3h ./...
+
+bench: deps build ## the figures: medians, spread, and the floor in the same run
+	$(GO) run ./internal/bench/cmd
+
+fuzz: ## a minute for each fuzz target
+	@for t in $$(grep -rho --include='*_test.go' 'func Fuzz[A-Za-z]*' internal | sort -u | sed 's/func //'); do \
+	  p=$$(dirname $$(grep -rl --include='*_test.go' "func $$t(" internal | head -n 1)); \
+	  $(GO) test ./$$p -run '^$$' -fuzz "^$$t\$$" -fuzztime 60s || exit 1; done
+
+demo: deps build ## a real nginx is corrupted and healed under load
+	@$(GO) run ./internal/demo/cmd
+
+man: build ## man pages and completions into build/
+	bin/vos man build/man
+
+install: build man
+	install -D bin/vos $(DESTDIR)$(PREFIX)/bin/vos
+	install -d $(DESTDIR)$(PREFIX)/share/man/man1
+	install -m 644 build/man/*.1 $(DESTDIR)$(PREFIX)/share/man/man1/
+
+clean:
+	rm -rf bin build

@@ -1,0 +1,116 @@
+package tracee
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/virtualizing-os/vos/internal/api"
+	"github.com/virtualizing-os/vos/internal/procfs"
+)
+
+// check refuses processes that no session can be held with, before anything is
+// attached to them.
+func check(process *procfs.Process) error {
+	stat, err := process.Stat()
+	if err != nil {
+		return err
+	}
+	if stat.KernelThread() {
+		return api.Refusal{Code: codeKernelThread, Subject: fmt.Sprintf("process %d", process.PID),
+			Detail: "it is a thread of the kernel", Remedy: "name a program"}
+	}
+	status, err := process.Status()
+	if err != nil {
+		return err
+	}
+	switch {
+	case status.State == 'Z' && stat.NumThreads <= 1:
+		return zombieRefusal(process.PID)
+	case status.TracerPID != 0:
+		return tracedRefusal(process.PID, status.TracerPID)
+	case strings.Contains(status.ThreadFeatures, "shstk"):
+		return api.Refusal{Code: codeShadowStack, Subject: fmt.Sprintf("process %d", process.PID),
+			Detail: "it runs with a shadow stack (CET), on which a prepared return is a fault",
+			Remedy: "restart it without: GLIBC_TUNABLES=glibc.cpu.hwcaps=-SHSTK"}
+	}
+	return nil
+}
+
+func zombieRefusal(pid int) error {
+	return api.Refusal{Code: codeZombie, Subject: fmt.Sprintf("process %d", pid),
+		Detail: "it has ended and waits for its parent", Remedy: "none is needed"}
+}
+
+func tracedRefusal(pid, tracer int) error {
+	return api.Refusal{Code: codeTraced, Subject: fmt.Sprintf("process %d", pid),
+		Detail: fmt.Sprintf("process %d traces it", tracer),
+		Remedy: "end the debugger or tracer and try again"}
+}
+
+func not64BitRefusal(pid int) error {
+	return api.Refusal{Code: codeNot64Bit, Subject: fmt.Sprintf("process %d", pid),
+		Detail: "it runs 32-bit code", Remedy: "restart the program instead"}
+}
+
+func uninterruptible(pid, tid int) error {
+	return api.Refusal{Code: codeUninterrupted, Subject: fmt.Sprintf("thread %d of process %d", tid, pid),
+		Detail: "it is in an uninterruptible sleep (state D): in vfork, or waiting for a device",
+		Remedy: "try again when it is not"}
+}
+
+// findGadgets looks for the instructions that Gadgets needs in the code that
+// the process has mapped, outside of what is to be avoided: the vDSO first, as
+// it is in every process and no module.
+func findGadgets(process *procfs.Process, memory *procfs.Memory, avoid []Range) (Gadgets, error) {
+	maps, err := process.Maps()
+	if err != nil {
+		return Gadgets{}, err
+	}
+	var g Gadgets
+	buf := make([]byte, 256<<10)
+	for _, vdso := range []bool{true, false} {
+		for _, m := range maps {
+			if !m.Perms.Execute() || !m.Perms.Read() || (m.Path == "[vdso]") != vdso || m.Start >= 1<<47 {
+				continue
+			}
+			for _, part := range without(Range{m.Start, m.End}, avoid) {
+				for at := part.Start; at < part.End && !g.Complete(); {
+					n, err := memory.ReadAt(buf[:min(uint64(len(buf)), part.End-at)], int64(at))
+					if n == 0 && err != nil {
+						break // pages beyond the end of a file cannot be read
+					}
+					g.Add(buf[:n], at)
+					at += uint64(n)
+				}
+			}
+			if g.Complete() {
+				return g, nil
+			}
+		}
+	}
+	return Gadgets{}, api.Refusal{Code: codeNoGadget, Subject: fmt.Sprintf("process %d", process.PID),
+		Detail: "its code has no system call instruction that returns, or none that ends a signal handler",
+		Remedy: "restart the program instead"}
+}
+
+// without returns the parts of r that none of the ranges covers.
+func without(r Range, avoid []Range) []Range {
+	parts := []Range{r}
+	for _, a := range avoid {
+		var left []Range
+		for _, p := range parts {
+			if a.End <= p.Start || a.Start >= p.End {
+				left = append(left, p)
+				continue
+			}
+			if p.Start < a.Start {
+				left = append(left, Range{p.Start, a.Start})
+			}
+			if a.End < p.End {
+				left = append(left, Range{a.End, p.End})
+			}
+		}
+		parts = left
+	}
+	return parts
+}

@@ -1,0 +1,94 @@
+package tracee
+
+import (
+	"bytes"
+	"encoding/binary"
+)
+
+// Gadgets are instructions that the process has mapped already and by which a
+// thread makes a system call and comes home, with nothing injected.
+type Gadgets struct {
+	Syscall   uint64 // syscall; registers that the call may spoil cleared; ret
+	Sigreturn uint64 // mov $15, %eax; syscall — or 0
+	PopRAX    uint64 // pop %rax; ret: with Syscall it does for Sigreturn
+}
+
+// Complete reports whether they suffice to call and come home.
+func (g Gadgets) Complete() bool { return g.Syscall != 0 && (g.Sigreturn != 0 || g.PopRAX != 0) }
+
+const sysRTSigreturn = 15
+
+// tail returns what must stand on the stack, from the word that the ret of
+// Syscall pops, so that rt_sigreturn is entered with the stack pointer behind
+// it, at the signal frame.
+func (g Gadgets) tail() []byte {
+	if g.Sigreturn != 0 {
+		return binary.LittleEndian.AppendUint64(nil, g.Sigreturn)
+	}
+	words := binary.LittleEndian.AppendUint64(nil, g.PopRAX)
+	words = binary.LittleEndian.AppendUint64(words, sysRTSigreturn)
+	return binary.LittleEndian.AppendUint64(words, g.Syscall)
+}
+
+var (
+	sigreturnLong  = []byte{0x48, 0xc7, 0xc0, 15, 0, 0, 0, 0x0f, 0x05} // mov $15, %rax; syscall
+	sigreturnShort = []byte{0xb8, 15, 0, 0, 0, 0x0f, 0x05}             // mov $15, %eax; syscall
+	popRAXReturn   = []byte{0x58, 0xc3}
+	syscallBytes   = []byte{0x0f, 0x05}
+)
+
+// Add completes g with what executable code, mapped at address, has to offer.
+// Bytes are taken at any offset: an instruction need not begin where the
+// compiler meant one to.
+func (g *Gadgets) Add(code []byte, address uint64) {
+	if g.Sigreturn == 0 {
+		if i := bytes.Index(code, sigreturnLong); i >= 0 {
+			g.Sigreturn = address + uint64(i)
+		} else if i := bytes.Index(code, sigreturnShort); i >= 0 {
+			g.Sigreturn = address + uint64(i)
+		}
+	}
+	if g.PopRAX == 0 {
+		if i := bytes.Index(code, popRAXReturn); i >= 0 {
+			g.PopRAX = address + uint64(i)
+		}
+	}
+	for at := 0; g.Syscall == 0; {
+		i := bytes.Index(code[at:], syscallBytes)
+		if i < 0 {
+			break
+		}
+		at += i + len(syscallBytes)
+		if returnsAtOnce(code[at:]) {
+			g.Syscall = address + uint64(at-len(syscallBytes))
+		}
+	}
+}
+
+// returnsAtOnce reports whether code does nothing but clear general registers
+// and return, as the vDSO does after its system calls: `xor %edx, %edx; … ret`.
+// Such registers need not be kept, as the signal frame holds them all.
+func returnsAtOnce(code []byte) bool {
+	for range 12 {
+		extended := len(code) > 2 && code[0] == 0x45 // REX.RB: both operands r8 to r15
+		if extended {
+			code = code[1:]
+		}
+		switch {
+		case len(code) > 0 && code[0] == 0xc3 && !extended:
+			return true
+		case len(code) > 1 && code[0] == 0x31 && clearsRegister(code[1], extended):
+			code = code[2:]
+		default:
+			return false
+		}
+	}
+	return false
+}
+
+// clearsRegister reports whether the ModRM byte of an xor names one register
+// twice: not the stack pointer, and not rax, which holds the result.
+func clearsRegister(modrm byte, extended bool) bool {
+	reg, rm := modrm>>3&7, modrm&7
+	return modrm>>6 == 3 && reg == rm && (extended || reg != 4 && reg != 0)
+}

@@ -1,0 +1,266 @@
+package tracee
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"runtime/debug"
+	"syscall"
+	"time"
+
+	"github.com/virtualizing-os/vos/internal/api"
+	"github.com/virtualizing-os/vos/internal/kernel"
+	"github.com/virtualizing-os/vos/internal/procfs"
+)
+
+// Options say how a session goes about it. The zero value is usable.
+type Options struct {
+	// StopTimeout bounds the wait for threads to stop, and for each system
+	// call inside; 0 is DefaultStopTimeout.
+	StopTimeout time.Duration
+	// Avoid are address ranges whose code the session must not rely on,
+	// because the caller is about to change it.
+	Avoid []Range
+	// Ordinary leaves the tracing thread at its scheduling policy.
+	Ordinary bool
+}
+
+// A Range is the addresses from Start up to, not including, End.
+type Range struct{ Start, End uint64 }
+
+// DefaultStopTimeout is what a thread gets to stop. One in an uninterruptible
+// sleep (state D) does not stop before it has ended.
+const DefaultStopTimeout = time.Second
+
+// A Session is the tracer's view of one process. It is used by the function
+// given to Do and on its goroutine only.
+type Session struct {
+	process *procfs.Process
+	memory  *procfs.Memory
+	options Options
+
+	waiter   *kernel.Waiter
+	threads  map[int]*thread
+	borrowed *borrowed
+	gadgets  Gadgets
+	journal  []undo
+	execed   bool
+	seccomp  seccompState
+
+	policy  kernel.SchedulingPolicy // of the tracing thread, before the boost
+	boosted bool
+	times   Times
+}
+
+// An undo takes back one change to the process.
+type undo struct {
+	what string
+	back func() error
+}
+
+// Times tell how long the program was held up.
+type Times struct {
+	Pause  time.Duration // every thread stopped: first interrupt to last resume
+	Borrow time.Duration // one thread borrowed: its interrupt to its resume
+
+	stopStart, borrowStart time.Time
+}
+
+// Do runs f with a session of the process and ends the session, whatever f
+// does: after Do the process runs untraced, as it did before. When f fails, what
+// the session's journal holds is undone first.
+//
+// It returns f's error joined with any of the session's own. Refusals
+// (api.Refusal) come before any thread was stopped or registers were touched; a
+// process that is gone wraps procfs.ErrGone.
+func Do(ctx context.Context, process *procfs.Process, options Options, f func(*Session) error) (Times, error) {
+	type result struct {
+		times Times
+		err   error
+		tid   int
+	}
+	results := make(chan result, 1)
+	work := func() {
+		times, err := session(ctx, process, options, f)
+		results <- result{times, err, kernel.ThreadID()}
+	}
+	go func() {
+		// The thread is never unlocked, so it ends with this goroutine, and
+		// the kernel detaches whatever it may still trace. The main thread
+		// does not end, so it must not be the one.
+		runtime.LockOSThread()
+		if kernel.ThreadID() != os.Getpid() {
+			work()
+			return
+		}
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			runtime.LockOSThread()
+			work()
+		}()
+		<-ended
+		runtime.UnlockOSThread()
+	}()
+	r := <-results
+	awaitThreadEnd(r.tid)
+	return r.times, r.err
+}
+
+// awaitThreadEnd returns when the tracing thread is gone, and with it every
+// trace of it in the process.
+func awaitThreadEnd(tid int) {
+	path := fmt.Sprintf("/proc/self/task/%d", tid)
+	for range 1000 {
+		if _, err := os.Lstat(path); err != nil {
+			return
+		}
+		time.Sleep(20 * time.Microsecond)
+	}
+}
+
+func session(ctx context.Context, process *procfs.Process, options Options, f func(*Session) error) (times Times, err error) {
+	if options.StopTimeout == 0 {
+		options.StopTimeout = DefaultStopTimeout
+	}
+	if err := ctx.Err(); err != nil {
+		return Times{}, err
+	}
+	if err := check(process); err != nil {
+		return Times{}, err
+	}
+	s := &Session{process: process, options: options, threads: make(map[int]*thread)}
+	if s.memory, err = process.OpenMemory(true); err != nil {
+		return Times{}, err
+	}
+	defer func() { err = errors.Join(err, s.memory.Close()) }()
+	if s.waiter, err = kernel.NewWaiter(); err != nil {
+		return Times{}, err
+	}
+	defer func() { err = errors.Join(err, s.waiter.Close()) }()
+	if s.gadgets, err = findGadgets(process, s.memory, options.Avoid); err != nil {
+		return Times{}, err
+	}
+	defer holdCollector()()
+
+	err = s.guard(f)
+	if err != nil {
+		err = errors.Join(err, s.undo())
+	}
+	err = errors.Join(err, s.release())
+	return s.times, err
+}
+
+// guard runs f and turns a panic into an error, so that nothing skips the undo.
+func (s *Session) guard(f func(*Session) error) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("panic in a session of process %d: %v\n%s", s.process.PID, p, debug.Stack())
+		}
+	}()
+	return f(s)
+}
+
+// undo takes back what the journal holds, the last change first.
+func (s *Session) undo() error {
+	var errs []error
+	for i := len(s.journal) - 1; i >= 0; i-- {
+		if err := s.journal[i].back(); err != nil && !gone(err) {
+			errs = append(errs, fmt.Errorf("undo %s: %w", s.journal[i].what, err))
+		}
+	}
+	s.journal = nil
+	return errors.Join(errs...)
+}
+
+// release brings the borrowed thread home and lets every thread run on,
+// untraced.
+func (s *Session) release() error {
+	var errs []error
+	if s.borrowed != nil {
+		if err := s.bringHome(); err != nil && !gone(err) {
+			errs = append(errs, err)
+		}
+	}
+	for tid, t := range s.threads {
+		// A thread that does not stop is let go by the end of this OS thread.
+		if t.stopped {
+			if err := kernel.Detach(tid, 0); err != nil && !gone(err) {
+				errs = append(errs, err)
+			}
+		}
+	}
+	now := time.Now()
+	if !s.times.stopStart.IsZero() {
+		s.times.Pause = now.Sub(s.times.stopStart)
+	}
+	if !s.times.borrowStart.IsZero() {
+		s.times.Borrow = now.Sub(s.times.borrowStart)
+	}
+	clear(s.threads)
+	if s.boosted {
+		errs = append(errs, kernel.SetThreadScheduling(s.policy))
+	}
+	return errors.Join(errs...)
+}
+
+// boost lets the tracing thread run before every ordinary thread: where all
+// processors are busy, that makes a pause a hundred times shorter. Without the
+// right to it the session is slower, and nothing else.
+func (s *Session) boost() {
+	if s.boosted || s.options.Ordinary {
+		return
+	}
+	policy, err := kernel.ThreadScheduling()
+	if err != nil {
+		return
+	}
+	if kernel.SetThreadScheduling(kernel.FirstInFirstOut) == nil {
+		s.policy, s.boosted = policy, true
+	}
+}
+
+// Memory is the process's memory by address, for reading.
+func (s *Session) Memory() *procfs.Memory { return s.memory }
+
+// Write changes memory of the process, write-protected or not, and notes in the
+// journal what was there. An aligned write of 8 bytes is seen whole by running
+// threads.
+func (s *Session) Write(address uint64, data []byte) error {
+	before := make([]byte, len(data))
+	if _, err := s.memory.ReadAt(before, int64(address)); err != nil {
+		return fmt.Errorf("write %d bytes at %#x of process %d: %w", len(data), address, s.process.PID, err)
+	}
+	if _, err := s.memory.WriteAt(data, int64(address)); err != nil {
+		return fmt.Errorf("write %d bytes at %#x of process %d: %w", len(data), address, s.process.PID, err)
+	}
+	s.journal = append(s.journal, undo{
+		what: fmt.Sprintf("write of %d bytes at %#x", len(data), address),
+		back: func() error {
+			_, err := s.memory.WriteAt(before, int64(address))
+			return err
+		},
+	})
+	return nil
+}
+
+// gone reports whether an error says that a thread or the process is no more.
+func gone(err error) bool {
+	return errors.Is(err, syscall.ESRCH) || errors.Is(err, syscall.ECHILD) || errors.Is(err, procfs.ErrGone)
+}
+
+// Refusals of this package.
+const (
+	codeKernelThread  api.Code = "kernel_thread"
+	codeZombie        api.Code = "zombie"
+	codeTraced        api.Code = "already_traced"
+	codeNot64Bit      api.Code = "not_64_bit"
+	codeUninterrupted api.Code = "uninterruptible"
+	codeSeccomp       api.Code = "seccomp"
+	codeShadowStack   api.Code = "shadow_stack"
+	codeDispatch      api.Code = "syscall_user_dispatch"
+	codeNoGadget      api.Code = "no_gadget"
+	codeNoScratch     api.Code = "no_scratch"
+)
