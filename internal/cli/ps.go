@@ -1,0 +1,157 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/virtualizing-os/vos/internal/api"
+)
+
+// ps is `vos ps`.
+func (a *app) ps() *cobra.Command {
+	var quick bool
+	cmd := &cobra.Command{
+		Use:   "ps [PROGRAM]",
+		Short: "List running programs: age, memory, modules outdated or corrupted",
+		Long: `List running programs, one a row: a process together with those of its
+descendants that run the same executable, such as nginx's master and workers.
+
+OUTDATED counts modules whose file was replaced or deleted on disk since they
+were mapped. CORRUPT counts modules whose running text differs from the file, by
+the quick check; vos verify says where. MEMORY is the proportional set size.
+
+A value that may not be read is shown as ?, one of which a part could be read
+with a +, one that was not looked at as -. With --verbose every process is shown
+below its program, with the reasons.
+
+` + exitHelp(exitOK, exitFailed, exitUsage, exitSome, exitGone, exitInterrupted),
+		Example: `  vos ps
+  vos ps nginx --verbose
+  vos ps --json | jq -r 'select(.corrupt > 0) | .name'`,
+		Args:              atMostOneTarget,
+		ValidArgsFunction: a.completeProgram,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			r := api.ProgramsRequest{Target: api.Target{All: true}, Quick: quick}
+			if len(args) > 0 {
+				t, err := a.target(args[0])
+				if err != nil {
+					return err
+				}
+				if t.Module != "" {
+					return usagef("ps takes a program, not a module; vos modules %s shows modules", t)
+				}
+				r.Target = t
+			}
+			return a.run(cmd, func(ctx context.Context, x api.Executive) error {
+				return a.listPrograms(ctx, x, r)
+			})
+		},
+	}
+	cmd.Flags().BoolVar(&quick, "quick", false, "leave out memory and corruption, which cost most")
+	return cmd
+}
+
+func (a *app) listPrograms(ctx context.Context, x api.Executive, r api.ProgramsRequest) error {
+	right := func(title string, spare int) column { return column{title: title, right: true, spare: spare} }
+	t := newTable(
+		right("PID", 0), column{title: "PROGRAM", elastic: true}, right("AGE", 2), right("PROCS", 4),
+		right("THREADS", 5), right("MEMORY", 1), right("MODULES", 3), right("OUTDATED", 0), right("CORRUPT", 0))
+	var done tally
+	partial := 0
+	err := x.Programs(ctx, r, func(p api.Program) error {
+		done.good++
+		if p.Partial {
+			partial++
+		}
+		if a.json {
+			p.Processes = list(p.Processes)
+			return a.printJSON(p)
+		}
+		a.addProgram(t, p, r.Quick)
+		return nil
+	})
+	t.print(a.stdout)
+	err = a.settle(done, err)
+	if partial > 0 {
+		a.stderr.notef("%d of %s could be read only in part; run as root to see all", partial, count(done.good, "program"))
+	}
+	return err
+}
+
+func (a *app) addProgram(t *table, p api.Program, quick bool) {
+	partial := p.Partial || len(p.Unread) > 0
+	t.add(
+		text(strconv.Itoa(p.PID)),
+		text(quoted(p.Name)),
+		text(age(p.AgeMS)),
+		text(strconv.Itoa(len(p.Processes))),
+		text(strconv.Itoa(p.Threads)),
+		measured(byteSize(p.PSSBytes), p.PSSBytes != 0, !quick, partial, plain),
+		measured(strconv.Itoa(p.Modules), p.Modules > 0, true, partial, plain),
+		measured(strconv.Itoa(p.Outdated), p.Outdated > 0, true, partial, warn),
+		measured(strconv.Itoa(p.Corrupt), p.Corrupt > 0, !quick, partial, bad),
+	)
+	if !a.verbose {
+		return
+	}
+	notes(t, "not read", p.Unread)
+	for _, q := range p.Processes {
+		addProcess(t, q, quick)
+	}
+}
+
+func addProcess(t *table, q api.Process, quick bool) {
+	partial := len(q.Unread) > 0
+	t.add(
+		text(strconv.Itoa(q.PID)),
+		text("  "+quoted(q.Name)),
+		text(age(q.AgeMS)),
+		text(""),
+		text(strconv.Itoa(q.Threads)),
+		measured(byteSize(q.PSSBytes), q.PSSBytes != 0, !quick, partial, plain),
+		measured(strconv.Itoa(q.Modules), q.Modules > 0, true, partial, plain),
+		measured(strconv.Itoa(len(q.OutdatedModules)), len(q.OutdatedModules) > 0, true, partial, warn),
+		measured(strconv.Itoa(len(q.CorruptModules)), len(q.CorruptModules) > 0, !quick, partial, bad),
+	)
+	t.note(fmt.Sprintf("%s, uid %d, parent %d, state %s", quoted(q.Executable), q.UID, q.PPID, quoted(q.State)))
+	names := func(s []string) []string {
+		if len(s) == 0 {
+			return nil
+		}
+		var all []string
+		for _, n := range s {
+			all = append(all, quoted(n))
+		}
+		return []string{strings.Join(all, ", ")}
+	}
+	notes(t, "outdated", names(q.OutdatedModules))
+	notes(t, "corrupt", names(q.CorruptModules))
+	notes(t, "not read", q.Unread)
+}
+
+func notes(t *table, label string, lines []string) {
+	for _, l := range lines {
+		t.note(label + ": " + escaped(l))
+	}
+}
+
+// measured is the cell of a value that may not have been looked at (-), could
+// not be read (?), or could be read in part (+). Only something found has a
+// style.
+func measured(value string, found, asked, partial bool, s style) cell {
+	switch {
+	case !asked:
+		return cell{"-", faint}
+	case partial && !found:
+		return cell{"?", faint}
+	case partial:
+		return cell{value + "+", s}
+	case !found:
+		return text(value)
+	}
+	return cell{value, s}
+}
