@@ -20,6 +20,8 @@ type app struct {
 	verbose bool
 	timeout time.Duration
 
+	timedOut bool // --timeout ended the command
+
 	subject api.Target  // what the command is about, for messages
 	started atomic.Bool // a command has begun; read by the interrupt's goroutine
 }

@@ -194,7 +194,7 @@ func (a *app) finish(ctx context.Context, command *cobra.Command, err error) int
 	} else {
 		code = a.settle(tally{}, err).(settled).code
 	}
-	a.printErrors(command, err)
+	a.printErrors(ctx, command, err)
 	// An interrupt that came too late to change the result does not hide it.
 	if ctx.Err() != nil && (err != nil || code == exitFailed || code == exitSome) {
 		return exitInterrupted
@@ -206,12 +206,17 @@ func (a *app) finish(ctx context.Context, command *cobra.Command, err error) int
 // machine with hundreds of programs that may not be read, more is noise.
 const errorsShown = 5
 
-func (a *app) printErrors(command *cobra.Command, err error) {
+func (a *app) printErrors(ctx context.Context, command *cobra.Command, err error) {
+	// What the user has done needs no words: an interrupt, or a closed pipe.
+	silent := func(e error) bool {
+		return ctx.Err() != nil && errors.Is(e, context.Canceled) ||
+			errors.Is(e, syscall.EPIPE) && errors.Is(a.stdout.Flush(), syscall.EPIPE)
+	}
 	shown := map[int]int{}
 	var kinds []int
 	for _, e := range leaves(err) {
-		if errors.Is(e, context.Canceled) || errors.Is(e, syscall.EPIPE) {
-			continue // the user has done this, and knows
+		if silent(e) {
+			continue
 		}
 		code := codeOf(e)
 		if !slices.Contains(kinds, code) {
@@ -238,7 +243,7 @@ func (a *app) printError(err error, code int) {
 	switch {
 	case code == exitRefused:
 		a.printRefused(err)
-	case errors.Is(err, context.DeadlineExceeded) && a.timeout > 0:
+	case errors.Is(err, context.DeadlineExceeded) && a.timedOut:
 		a.stderr.errorf("timed out after %v (--timeout); what had begun was undone", a.timeout)
 	default:
 		a.stderr.errorf("%v", err)

@@ -18,11 +18,11 @@ func (a *app) modules() *cobra.Command {
 		Short: "List the modules of a program, and whether each can be refreshed",
 		Long: `List the executable and the shared libraries of every process of a program.
 
-DIRTY is the number of text pages that are no longer the file's but the process's
-own. FILE says what became of the module's file on disk: same, replaced (another
-file is at its path now), deleted, modified (written in place), none (it exists
-in memory only) or unknown. REFRESH is yes, or no with the codes of the reasons;
---verbose spells the reasons and their remedies out.
+DIRTY is the number of text pages that are no longer the file's but the
+process's own. FILE says what became of the module's file on disk: same,
+replaced (another file is at its path now), deleted, modified (written in
+place), none (it exists in memory only) or unknown. REFRESH is yes, or no with
+the codes of the reasons; --verbose spells the reasons and their remedies out.
 
 ` + exitHelp(exitOK, exitFailed, exitUsage, exitSome, exitNotSupported,
 			exitNotPermitted, exitGone, exitRefused, exitInterrupted),

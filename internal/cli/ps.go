@@ -98,9 +98,13 @@ func (a *app) addProgram(t *table, p api.Program, quick bool) {
 	if !a.verbose {
 		return
 	}
-	notes(t, "not read", p.Unread)
+	if len(p.Processes) == 1 {
+		describeProcess(t, p.Processes[0])
+		return
+	}
 	for _, q := range p.Processes {
 		addProcess(t, q, quick)
+		describeProcess(t, q)
 	}
 }
 
@@ -117,25 +121,25 @@ func addProcess(t *table, q api.Process, quick bool) {
 		measured(strconv.Itoa(len(q.OutdatedModules)), len(q.OutdatedModules) > 0, true, partial, warn),
 		measured(strconv.Itoa(len(q.CorruptModules)), len(q.CorruptModules) > 0, !quick, partial, bad),
 	)
-	t.note(fmt.Sprintf("%s, uid %d, parent %d, state %s", quoted(q.Executable), q.UID, q.PPID, quoted(q.State)))
-	names := func(s []string) []string {
-		if len(s) == 0 {
-			return nil
-		}
-		var all []string
-		for _, n := range s {
-			all = append(all, quoted(n))
-		}
-		return []string{strings.Join(all, ", ")}
-	}
-	notes(t, "outdated", names(q.OutdatedModules))
-	notes(t, "corrupt", names(q.CorruptModules))
-	notes(t, "not read", q.Unread)
 }
 
-func notes(t *table, label string, lines []string) {
-	for _, l := range lines {
-		t.note(label + ": " + escaped(l))
+// describeProcess notes below the last row what a row can't hold.
+func describeProcess(t *table, q api.Process) {
+	t.note(fmt.Sprintf("%s, uid %d, parent %d, state %s", quoted(q.Executable), q.UID, q.PPID, quoted(q.State)))
+	noteNames(t, "outdated", q.OutdatedModules)
+	noteNames(t, "corrupt", q.CorruptModules)
+	for _, reason := range q.Unread {
+		t.note("not read: " + escaped(reason))
+	}
+}
+
+func noteNames(t *table, label string, names []string) {
+	var all []string
+	for _, n := range names {
+		all = append(all, quoted(n))
+	}
+	if len(all) > 0 {
+		t.note(label + ": " + strings.Join(all, ", "))
 	}
 }
 

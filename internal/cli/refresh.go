@@ -15,7 +15,7 @@ func (a *app) refresh() *cobra.Command {
 	var all, full, dryRun bool
 	cmd := &cobra.Command{
 		Use:   "refresh TARGET | --all",
-		Short: "Make running code and constants again what their files say, in place",
+		Short: "Heal running code and constants from their files, in place",
 		Long: `Heal the modules of a running program: text pages that differ from the file are
 given back to it, relocated constants that differ are written anew, and all is
 verified afterwards. The program goes on; as a rule nobody is stopped, and one

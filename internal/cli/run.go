@@ -107,7 +107,9 @@ func (a *app) run(cmd *cobra.Command, body func(context.Context, api.Executive) 
 		ctx, cancel = context.WithTimeout(ctx, a.timeout)
 		defer cancel()
 	}
-	return body(ctx, executive)
+	err = body(ctx, executive)
+	a.timedOut = errors.Is(ctx.Err(), context.DeadlineExceeded)
+	return err
 }
 
 // root builds the command tree.

@@ -138,15 +138,13 @@ func (t *table) mostSpare(shown []bool) int {
 }
 
 func (t *table) printRow(o *output, widths []int, shown []bool, cells []cell) {
-	last := 0
-	for i, show := range shown {
-		if show {
-			last = i
-		}
-	}
+	var line strings.Builder
 	for i := range t.columns {
 		if !shown[i] {
 			continue
+		}
+		if line.Len() > 0 {
+			line.WriteString(strings.Repeat(" ", columnGap))
 		}
 		var c cell
 		if i < len(cells) {
@@ -157,17 +155,11 @@ func (t *table) printRow(o *output, widths []int, shown []bool, cells []cell) {
 		if o.colour {
 			s = c.style.paint(s)
 		}
-		switch {
-		case t.columns[i].right:
-			o.WriteString(padding + s)
-		case i == last: // no blanks at the end of a line
-			o.WriteString(s)
-		default:
-			o.WriteString(s + padding)
-		}
-		if i != last {
-			o.WriteString(strings.Repeat(" ", columnGap))
+		if t.columns[i].right {
+			line.WriteString(padding + s)
+		} else {
+			line.WriteString(s + padding)
 		}
 	}
-	o.WriteString("\n")
+	o.WriteString(strings.TrimRight(line.String(), " ") + "\n")
 }

@@ -24,9 +24,10 @@ replaced since. Nothing is stopped and nothing is changed.
 Without --full only those pages are compared that the kernel knows as the
 process's own; all others are the file's pages themselves.
 
-Every difference is printed with its kind. Only corruption is an alarm: the kinds
-breakpoint (a debugger's or a uprobe's), textrel (the loader relocates the text
-of such a module) and vos (written by vOS) are known and leave the exit code 0.
+Every difference is printed with its kind. Only corruption is an alarm: the
+kinds breakpoint (a debugger's or a uprobe's), textrel (the loader relocates the
+text of such a module) and vos (written by vOS) are known and leave the exit
+code 0.
 
 With --json each line is a difference, or, with the key refusals, a module that
 could not be compared.
@@ -101,7 +102,9 @@ func (a *app) verifyModules(ctx context.Context, x api.Executive, r api.VerifyRe
 	if n.hidden > 0 {
 		a.stderr.notef("%s more not shown; --verbose or --json shows all", count(n.hidden, "difference"))
 	}
-	a.stderr.notef("%s", n.summary())
+	if n.modules > 0 {
+		a.stderr.notef("%s", n.summary())
+	}
 	return err
 }
 
@@ -134,6 +137,8 @@ func (n *verifyCount) summary() string {
 	s := fmt.Sprintf("verified %s (%s, %s) in %s: ", count(n.modules-n.refused, "module"),
 		count(n.pages, "page"), count(n.words, "word"), count(len(n.processes), "process"))
 	switch {
+	case n.modules == n.refused && n.corrupt == 0:
+		s = "nothing verified"
 	case n.corrupt > 0:
 		s += fmt.Sprintf("%s corrupt, %s", count(n.corrupt, "module"), count(n.corruptions, "difference"))
 	default:

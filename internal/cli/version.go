@@ -61,7 +61,7 @@ func (a *app) version() *cobra.Command {
 	return &cobra.Command{
 		Use:   "version",
 		Short: "Print the version",
-		Long:  "Print the version of vOS, the source revision it was built from, and the Go release.\n\n" + exitHelp(exitOK, exitFailed, exitUsage),
+		Long:  "Print the version of vOS, the source revision it was built from, and the\nGo release.\n\n" + exitHelp(exitOK, exitFailed, exitUsage),
 		Example: `  vos version
   vos version --json | jq -r .version`,
 		Args:              noArguments,

@@ -1,0 +1,220 @@
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/virtualizing-os/vos/internal/api"
+)
+
+// A fake is an executive that emits what it holds. Scripts choose one by name in
+// $FAKE; with $FAKE_REQUEST it writes the request it received to that file.
+type fake struct {
+	programs      []api.Program
+	modules       []api.Module
+	verifications []api.Verification
+	operations    []api.Operation
+	err           error
+	interrupt     bool          // interrupts itself after emitting, and waits
+	hang          bool          // waits for the context after emitting
+	slow          time.Duration // before each result
+}
+
+func newFake() (api.Executive, error) {
+	name := os.Getenv("FAKE")
+	if name == "unmade" {
+		return nil, fmt.Errorf("read pages of programs: %w: Linux 5.10 is the least, this is 4.19", api.ErrNotSupported)
+	}
+	f, ok := fakes[name]
+	if !ok {
+		return nil, fmt.Errorf("no fake %q", name)
+	}
+	return f, nil
+}
+
+func (f fake) Programs(ctx context.Context, r api.ProgramsRequest, emit func(api.Program) error) error {
+	return play(ctx, f, r, f.programs, emit)
+}
+
+func (f fake) Modules(ctx context.Context, r api.ModulesRequest, emit func(api.Module) error) error {
+	return play(ctx, f, r, f.modules, emit)
+}
+
+func (f fake) Verify(ctx context.Context, r api.VerifyRequest, emit func(api.Verification) error) error {
+	return play(ctx, f, r, f.verifications, emit)
+}
+
+func (f fake) Refresh(ctx context.Context, r api.RefreshRequest, emit func(api.Operation) error) error {
+	return play(ctx, f, r, f.operations, emit)
+}
+
+func play[T any](ctx context.Context, f fake, request any, results []T, emit func(T) error) error {
+	if file := os.Getenv("FAKE_REQUEST"); file != "" {
+		text, _ := json.Marshal(request)
+		if err := os.WriteFile(file, append(text, '\n'), 0o644); err != nil {
+			return err
+		}
+	}
+	for _, r := range results {
+		time.Sleep(f.slow)
+		if err := emit(r); err != nil {
+			return errors.Join(fmt.Errorf("emit: %w", err), f.err)
+		}
+	}
+	if f.interrupt {
+		if err := syscall.Kill(os.Getpid(), syscall.SIGINT); err != nil {
+			return err
+		}
+	}
+	if f.interrupt || f.hang {
+		<-ctx.Done()
+		time.Sleep(20 * time.Millisecond) // the undo, which the command has to wait for
+		fmt.Fprintln(os.Stderr, "fake: undone")
+		return fmt.Errorf("refresh 812: %w", ctx.Err())
+	}
+	return f.err
+}
+
+var tls = api.Refusal{
+	Code: "tls_initial_exec", Subject: "libfoo.so",
+	Detail: "its thread-local storage is static", Remedy: "restart the program",
+}
+
+func corruption(pid int) api.Difference {
+	return api.Difference{
+		PID: pid, Module: "libz.so.1", Section: ".text", Function: "inflate+0x40",
+		Address: "0x7f0000003040", Offset: "0x3040", Length: 12,
+		Found: "cccccccccccccccccccccccc", Expected: "4889e54154554889fd534883", Kind: api.KindCorruption,
+	}
+}
+
+func breakpoint(pid int) api.Difference {
+	return api.Difference{
+		PID: pid, Module: "libc.so.6", Section: ".text", Function: "malloc", Address: "0x7f0000103000",
+		Offset: "0x103000", Length: 1, Found: "cc", Expected: "f3", Kind: api.KindBreakpoint,
+	}
+}
+
+func operation(pid int, module string, outcome api.Outcome) api.Operation {
+	op := api.Operation{PID: pid, Module: module, Path: "/usr/lib/" + module, Outcome: outcome, TotalUS: 1900, From: "c0ffee", To: "c0ffee"}
+	switch outcome {
+	case api.Refreshed:
+		op.BorrowUS, op.Pages, op.Words = 84, 2, 1
+	case api.Planned:
+		op.Pages, op.Words, op.TotalUS = 2, 1, 0
+		op.Steps = []string{"madvise 0x7f0000003000 2 pages", "write 0x7f0000005010 1 word"}
+	case api.Refused:
+		op.Refusals = []api.Refusal{tls}
+	case api.Failed:
+		op.Error = "stop thread 813: timed out"
+	}
+	return op
+}
+
+func joined(errs ...error) error { return errors.Join(errs...) }
+
+// hostileName clears the screen, moves the cursor, ends the line, sets the title
+// in C1 codes, reverses the writing direction, and is no UTF-8.
+const hostileName = "\x1b[2J\r\nevil\u009d0;x\u009c\u202e\xff"
+
+var (
+	errGone         = fmt.Errorf("find program 4711: %w", api.ErrGone)
+	errNotPermitted = fmt.Errorf("open /proc/812/mem: %w", api.ErrNotPermitted)
+)
+
+var fakes = map[string]fake{
+	"nothing": {},
+	"nginx": {
+		programs: []api.Program{{
+			Name: "nginx", PID: 811, AgeMS: 273_600_000, Threads: 3, PSSBytes: 12_897_485, Modules: 9, Outdated: 1, Corrupt: 1,
+			Processes: []api.Process{
+				{PID: 811, PPID: 1, Name: "nginx", Executable: "/usr/sbin/nginx", State: "S", AgeMS: 273_600_000, Threads: 1, PSSBytes: 4_000_000, Modules: 9, OutdatedModules: []string{"libz.so.1"}},
+				{PID: 812, PPID: 811, Name: "nginx", Executable: "/usr/sbin/nginx", UID: 33, State: "S", AgeMS: 273_599_000, Threads: 2, PSSBytes: 8_897_485, Modules: 9, OutdatedModules: []string{"libz.so.1"}, CorruptModules: []string{"libz.so.1"}},
+			},
+		}, {
+			Name: "sshd", PID: 90, AgeMS: 42_000, Threads: 1, Modules: 0, Partial: true,
+			Unread:    []string{"memory: not permitted"},
+			Processes: []api.Process{{PID: 90, PPID: 1, Name: "sshd", Executable: "/usr/sbin/sshd", State: "S", AgeMS: 42_000, Threads: 1, Unread: []string{"memory: not permitted"}}},
+		}},
+		modules: []api.Module{
+			{PID: 812, Module: "nginx", Path: "/usr/sbin/nginx", BuildID: "0123456789abcdef0123456789abcdef01234567", Base: "0x555555554000", Kind: "executable", TextBytes: 901_120, DataBytes: 151_552, MappedBytes: 1_310_720, File: api.FileSame, Refreshable: true},
+			{PID: 812, Module: "libfoo.so", Path: "/opt/libfoo.so", Base: "0x7f0000000000", Kind: "library", TextBytes: 4096, MappedBytes: 16384, DirtyTextPages: 3, File: api.FileReplaced, Outdated: true, Corrupt: true, Refusals: []api.Refusal{tls}},
+		},
+		verifications: []api.Verification{
+			{PID: 811, Module: "libz.so.1", Path: "/usr/lib/libz.so.1", Pages: 3, Words: 40, TotalUS: 210},
+			{PID: 812, Module: "libz.so.1", Path: "/usr/lib/libz.so.1", Pages: 3, Words: 40, Differences: []api.Difference{corruption(812)}, Corrupt: true, TotalUS: 230},
+		},
+		operations: []api.Operation{
+			operation(811, "libz.so.1", api.Refreshed), operation(812, "libz.so.1", api.Refreshed),
+			operation(812, "libc.so.6", api.Clean),
+		},
+	},
+	"clean": {
+		verifications: []api.Verification{{PID: 811, Module: "libz.so.1", Pages: 1, Words: 40, TotalUS: 90}},
+		operations:    []api.Operation{operation(811, "libz.so.1", api.Clean)},
+	},
+	"breakpoint": {verifications: []api.Verification{
+		{PID: 811, Module: "libc.so.6", Pages: 1, Differences: []api.Difference{breakpoint(811)}},
+	}},
+	"unverifiable": {verifications: []api.Verification{
+		{PID: 811, Module: "libfoo.so", Path: "/opt/libfoo.so", Refusals: []api.Refusal{{Code: "file_truncated", Subject: "/opt/libfoo.so", Detail: "4096 of 8192 bytes are left", Remedy: "restart the program"}}},
+	}},
+	"part-verified": {verifications: []api.Verification{
+		{PID: 811, Module: "libfoo.so", Path: "/opt/libfoo.so", Refusals: []api.Refusal{tls}},
+		{PID: 811, Module: "libz.so.1", Pages: 3},
+	}},
+	"corrupt-and-unverifiable": {verifications: []api.Verification{
+		{PID: 812, Module: "libz.so.1", Pages: 3, Corrupt: true, Differences: []api.Difference{corruption(812)}},
+		{PID: 811, Module: "libfoo.so", Path: "/opt/libfoo.so", Refusals: []api.Refusal{tls}},
+	}},
+	"many-differences": {verifications: []api.Verification{
+		{PID: 812, Module: "libz.so.1", Pages: 3, Corrupt: true, Differences: repeat(corruption(812), 30)},
+	}},
+	"planned":      {operations: []api.Operation{operation(811, "libz.so.1", api.Planned), operation(811, "libc.so.6", api.Clean)}},
+	"refused":      {operations: []api.Operation{operation(811, "libfoo.so", api.Refused)}},
+	"some-refused": {operations: []api.Operation{operation(811, "libfoo.so", api.Refused), operation(811, "libz.so.1", api.Refreshed)}},
+	"failed":       {operations: []api.Operation{operation(811, "libz.so.1", api.Failed)}},
+	"some-failed":  {operations: []api.Operation{operation(811, "libz.so.1", api.Failed), operation(812, "libz.so.1", api.Refreshed)}},
+	"mixed-bad":    {operations: []api.Operation{operation(811, "libz.so.1", api.Failed), operation(812, "libfoo.so", api.Refused)}},
+	"stopped": {operations: []api.Operation{
+		{PID: 811, Module: "libc.so.6", Outcome: api.Refreshed, PauseUS: 812, TotalUS: 2_100_000, Pages: 1, Residual: []string{"0x7f0000001000: a breakpoint"}},
+	}},
+	"whole-refused":    {err: fmt.Errorf("redis-server (900): %w", api.Refusal{Code: "traced", Subject: "thread 901", Detail: "gdb (77) traces it", Remedy: "detach gdb"})},
+	"gone":             {err: errGone},
+	"gone-midway":      {operations: []api.Operation{operation(812, "libz.so.1", api.Refreshed)}, verifications: []api.Verification{{PID: 812, Module: "libz.so.1"}}, err: errGone},
+	"not-permitted":    {err: errNotPermitted},
+	"many-forbidden":   {verifications: []api.Verification{{PID: 811, Module: "libz.so.1", Pages: 3}}, err: joined(repeat(errNotPermitted, 8)...)},
+	"not-supported":    {err: fmt.Errorf("scan pages: %w", api.ErrNotSupported)},
+	"usage":            {err: fmt.Errorf("%w: --full needs a file", api.ErrUsage)},
+	"cancelled-within": {err: fmt.Errorf("stop thread 813: %w", joined(context.Canceled))},
+	"expired-within":   {err: fmt.Errorf("stop thread 813: %w", context.DeadlineExceeded)},
+	"broken":           {err: errors.New("read /proc/812/maps: input/output error")},
+	"interrupted":      {operations: []api.Operation{operation(811, "libz.so.1", api.Refreshed)}, interrupt: true},
+	"hangs":            {operations: []api.Operation{operation(811, "libz.so.1", api.Refreshed)}, hang: true},
+	"hangs-at-once":    {hang: true},
+	"slow":             {verifications: repeat(api.Verification{PID: 811, Module: hostileName, Pages: 3}, 4), slow: 120 * time.Millisecond},
+	"long-list":        {modules: repeat(api.Module{PID: 812, Module: "libz.so.1", Kind: "library", File: api.FileSame, Refreshable: true}, 20_000)},
+	"refresh-and-pipe": {operations: repeat(operation(811, strings.Repeat("long", 100), api.Refreshed), 2_000)},
+	"hostile": {
+		programs: []api.Program{{Name: hostileName, PID: 666, Unread: []string{hostileName}, Processes: []api.Process{{PID: 666, Name: hostileName, Executable: hostileName, State: hostileName, OutdatedModules: []string{hostileName}, Unread: []string{hostileName}}}}},
+		modules:  []api.Module{{PID: 666, Module: hostileName, Path: hostileName, BuildID: hostileName, Base: hostileName, Kind: hostileName, File: hostileName, Refusals: []api.Refusal{{Code: hostileName, Subject: hostileName, Detail: hostileName, Remedy: hostileName}}}},
+		verifications: []api.Verification{{PID: 666, Module: hostileName, Path: hostileName, Corrupt: true, Refusals: []api.Refusal{{Code: hostileName, Subject: hostileName, Detail: hostileName, Remedy: hostileName}},
+			Differences: []api.Difference{{PID: 666, Module: hostileName, Section: hostileName, Function: hostileName, Address: hostileName, Found: hostileName, Expected: hostileName, Kind: hostileName}}}},
+		operations: []api.Operation{{PID: 666, Module: hostileName, Path: hostileName, Outcome: api.Failed, Error: hostileName, Steps: []string{hostileName}, Residual: []string{hostileName}}},
+		err:        fmt.Errorf("open %s: %w", hostileName, api.Refusal{Code: hostileName, Detail: hostileName}),
+	},
+}
+
+func repeat[T any](v T, n int) []T {
+	s := make([]T, n)
+	for i := range s {
+		s[i] = v
+	}
+	return s
+}
