@@ -17,8 +17,12 @@ type borrowed struct {
 	thread *thread
 	regs   kernel.Registers // the program's, to be put back
 	mask   uint64           // likewise
-	chain  uint64           // stack pointer of a call: the words of Gadgets.tail, then the frame
+	chain  chain            // its way home
 	away   bool             // the registers are not the program's
+
+	tgid, tid uint64 // its ids in its own pid namespace
+	signal    int    // by which it tells that it is done; 0 where the program listens to all
+	seccomp   seccompState
 }
 
 const (
@@ -77,34 +81,34 @@ func (s *Session) stopLender() (*thread, error) {
 
 // lender returns the id of the thread to borrow.
 func (s *Session) lender() (int, error) {
-	status, err := s.process.ThreadStatus(s.process.PID)
+	status, err := s.process.ThreadStatus(s.process.PID())
 	if err != nil {
 		return 0, err
 	}
 	switch status.State {
 	case 'D':
-		return 0, uninterruptible(s.process.PID, s.process.PID)
+		return 0, uninterruptible(s.process.PID(), s.process.PID())
 	case 'Z', 'X':
 	default:
-		return s.process.PID, nil
+		return s.process.PID(), nil
 	}
 	tids, err := s.process.Threads()
 	if err != nil {
 		return 0, err
 	}
 	for _, tid := range tids {
-		if tid != s.process.PID {
+		if tid != s.process.PID() {
 			return tid, nil
 		}
 	}
-	return 0, zombieRefusal(s.process.PID)
+	return 0, zombieRefusal(s.process.PID())
 }
 
 // prepare checks that the stopped thread can be borrowed and writes its way
 // home to scratch memory.
 func (s *Session) prepare(t *thread, area scratch) error {
 	if t.regs.CS != userCodeSegment {
-		return not64BitRefusal(s.process.PID)
+		return not64BitRefusal(s.process.PID())
 	}
 	if on, err := kernel.SyscallUserDispatch(t.tid); err == nil && on {
 		return api.Refusal{Code: codeDispatch, Subject: fmt.Sprintf("thread %d", t.tid),
@@ -113,39 +117,66 @@ func (s *Session) prepare(t *thread, area scratch) error {
 	} else if err != nil && !errors.Is(err, syscall.EIO) {
 		return err
 	}
-	if err := s.checkSeccomp(t); err != nil {
-		return err
-	}
 	b := &borrowed{thread: t, regs: t.regs}
-	home := homecoming{regs: homeRegisters(t.regs)}
+	way := home{regs: homeRegisters(t.regs)}
 	var err error
-	if home.mask, err = kernel.GetSignalMask(t.tid); err != nil {
+	if err = s.readStatus(b); err != nil {
 		return err
 	}
-	b.mask = home.mask
-	if err := s.abortRestartableSequence(t, b, &home); err != nil {
+	if way.mask, err = kernel.GetSignalMask(t.tid); err != nil {
 		return err
 	}
-	var xstate [maxXState]byte
-	n, err := kernel.GetXState(t.tid, xstate[:])
+	b.mask = way.mask
+	if err := s.abortRestartableSequence(b, &way); err != nil {
+		return err
+	}
+	n, err := kernel.GetXState(t.tid, s.xstate)
 	if err != nil {
 		return err
 	}
-	home.xstate = xstate[:n]
-
-	tail := s.gadgets.tail()
-	if b.chain, err = area.place(s.process, t, len(tail)+home.frameBytes()); err != nil {
-		return err
-	}
-	frame, err := home.encode(b.chain + uint64(len(tail)))
+	way.xstate = s.xstate[:n]
+	start, err := area.place(s.process, s.pagemap, t, chainBytes(n))
 	if err != nil {
 		return err
 	}
-	if _, err := s.memory.WriteAt(append(tail, frame...), int64(b.chain)); err != nil {
-		return fmt.Errorf("write the way home of thread %d at %#x: %w", t.tid, b.chain, err)
+	if b.chain, err = prepareChain(s.memory, s.gadgets, start, &way); err != nil {
+		return fmt.Errorf("prepare the way home of thread %d: %w", t.tid, err)
 	}
 	s.borrowed = b
 	return nil
+}
+
+// readStatus finds out what the kernel will let the thread do.
+func (s *Session) readStatus(b *borrowed) error {
+	status, err := s.process.ThreadStatus(b.thread.tid)
+	if err != nil {
+		return err
+	}
+	if len(status.NSPIDs) > 0 {
+		b.tid = uint64(status.NSPIDs[len(status.NSPIDs)-1])
+	}
+	b.tgid = s.ownPID
+	b.signal = ignoredSignal(status)
+	if b.seccomp, err = readSeccomp(b.thread.tid, status.Seccomp); err != nil {
+		return err
+	}
+	return s.checkSeccomp(b, Call{Number: sysRTSigreturn})
+}
+
+// ignoredSignal returns a signal that does nothing to the program when nobody
+// traces it, or 0: by it the borrowed thread tells the tracer that it is done.
+func ignoredSignal(status procfs.Status) int {
+	for _, signal := range []syscall.Signal{syscall.SIGURG, syscall.SIGWINCH, syscall.SIGCHLD} {
+		if !status.Caught.Has(int(signal)) {
+			return int(signal)
+		}
+	}
+	for _, signal := range []syscall.Signal{syscall.SIGPIPE, syscall.SIGHUP, syscall.SIGUSR1, syscall.SIGUSR2} {
+		if status.Ignored.Has(int(signal)) {
+			return int(signal)
+		}
+	}
+	return 0
 }
 
 // maxXState is more than any CPU's extended state: AMX ends at 11,008 bytes.
@@ -154,8 +185,8 @@ const maxXState = 16 << 10
 // abortRestartableSequence does to a thread within an rseq critical section
 // what the kernel does when it preempts one: it goes on at the abort handler.
 // The kernel would not do it later, as it finds the thread elsewhere.
-func (s *Session) abortRestartableSequence(t *thread, b *borrowed, home *homecoming) error {
-	c, err := kernel.GetRseqConfiguration(t.tid)
+func (s *Session) abortRestartableSequence(b *borrowed, way *home) error {
+	c, err := kernel.GetRseqConfiguration(b.thread.tid)
 	if errors.Is(err, syscall.EIO) { // older than Linux 5.13
 		return nil
 	}
@@ -165,24 +196,16 @@ func (s *Session) abortRestartableSequence(t *thread, b *borrowed, home *homecom
 	if c.Pointer == 0 {
 		return nil
 	}
-	section, err := s.memory.Uint64(c.Pointer + rseqSectionOffset)
-	if err != nil || section == 0 {
+	var section [1]uint64
+	if err := s.readWords(c.Pointer+rseqSectionOffset, section[:]); err != nil || section[0] == 0 {
 		return err
 	}
-	start, err := s.memory.Uint64(section + 8)
-	if err != nil {
+	var descriptor [4]uint64 // struct rseq_cs: version and flags, start_ip, post_commit_offset, abort_ip
+	if err := s.readWords(section[0], descriptor[:]); err != nil {
 		return err
 	}
-	length, err := s.memory.Uint64(section + 16)
-	if err != nil {
-		return err
-	}
-	abort, err := s.memory.Uint64(section + 24)
-	if err != nil {
-		return err
-	}
-	if t.regs.RIP-start < length {
-		b.regs.RIP, home.regs.RIP = abort, abort
+	if start, length, abort := descriptor[1], descriptor[2], descriptor[3]; b.regs.RIP-start < length {
+		b.regs.RIP, way.regs.RIP = abort, abort
 	}
 	return nil
 }
@@ -193,58 +216,114 @@ const rseqSectionOffset = 8
 
 // A Call is one system call to be made inside the process.
 type Call struct {
-	Number uintptr
+	Number uint64
 	Args   [6]uint64
 }
 
 // Call makes one system call on the borrowed thread and returns what it
 // returned. The error is its errno, wrapped.
-func (s *Session) Call(number uintptr, args ...uint64) (uint64, error) {
+func (s *Session) Call(number uint64, args ...uint64) (uint64, error) {
 	c := Call{Number: number}
 	copy(c.Args[:], args)
-	result, err := s.call(c)
+	results, err := s.Run([]Call{c})
 	if err != nil {
 		return 0, err
 	}
-	return result, errnoOf(result, c)
+	return results[0], c.Err(results[0])
 }
 
-func errnoOf(result uint64, c Call) error {
+// Err returns the error that a result of the call stands for.
+func (c Call) Err(result uint64) error {
 	if errno := -int64(result); errno > 0 && errno < 4096 {
 		return fmt.Errorf("system call %d inside the process: %w", c.Number, syscall.Errno(errno))
 	}
 	return nil
 }
 
-var errThreadLost = errors.New("the borrowed thread has ended")
+var errThreadLost = fmt.Errorf("the borrowed thread has ended: %w", procfs.ErrGone)
 
-func (s *Session) call(c Call) (uint64, error) {
+// Run makes system calls on the borrowed thread, in order and whatever they
+// return, and returns their results (see Call.Err). Up to maxChain of them cost
+// one resume and one stop.
+func (s *Session) Run(calls []Call) ([]uint64, error) {
 	b := s.borrowed
 	if b == nil {
-		return 0, errThreadLost
+		return nil, errThreadLost
 	}
-	if err := s.checkSeccompCall(c); err != nil {
-		return 0, err
+	for _, c := range calls {
+		if err := s.checkSeccomp(b, c); err != nil {
+			return nil, err
+		}
 	}
-	regs := b.regs
-	regs.RIP, regs.RSP = s.gadgets.Syscall, b.chain
-	regs.RAX, regs.OrigRAX = uint64(c.Number), outsideSyscall
-	regs.RDI, regs.RSI, regs.RDX = c.Args[0], c.Args[1], c.Args[2]
-	regs.R10, regs.R8, regs.R9 = c.Args[3], c.Args[4], c.Args[5]
-	regs.Flags &^= flagsToClear
+	chained := s.gadgets.Complete() && b.signal != 0 && s.checkSeccomp(b, b.done()) == nil
+	results := make([]uint64, 0, len(calls))
+	for len(calls) > 0 {
+		n := min(len(calls), maxChain)
+		run := s.runChained
+		if !chained {
+			n, run = 1, s.runStepped
+		}
+		part, err := run(calls[:n])
+		if err != nil {
+			return results, err
+		}
+		results, calls = append(results, part...), calls[n:]
+	}
+	return results, nil
+}
+
+// done is the call by which the thread tells the tracer that it is done.
+func (b *borrowed) done() Call {
+	return Call{Number: syscall.SYS_TGKILL, Args: [6]uint64{b.tgid, b.tid, uint64(b.signal)}}
+}
+
+// runChained lets the thread make all the calls, store their results and send
+// itself the signal at whose delivery it stops. Without a tracer the signal is
+// ignored, and the thread goes home.
+func (s *Session) runChained(calls []Call) ([]uint64, error) {
+	b := s.borrowed
+	mask := everySignal &^ (1 << (b.signal - 1))
+	regs, err := b.chain.write(s.memory, append(calls[:len(calls):len(calls)], b.done()), &b.regs, mask)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.leave(&regs, mask); err != nil {
+		return nil, err
+	}
+	arrived := func(status kernel.WaitStatus) bool { return status.Event() == 0 && status.Signal() == b.signal }
+	for {
+		if err := s.resumeUntil(kernel.Continue, arrived); err != nil {
+			return nil, err
+		}
+		// Somebody else may send the same signal meanwhile; it is one that the
+		// program ignores.
+		if err := kernel.GetRegisters(b.thread.tid, &regs); err != nil {
+			return nil, err
+		}
+		if regs.RSP == b.chain.homeTail {
+			break
+		}
+	}
+	results := make([]uint64, len(calls))
+	return results, s.readWords(b.chain.results, results)
+}
+
+// runStepped makes one call with a stop at its entry and one at its exit.
+func (s *Session) runStepped(calls []Call) ([]uint64, error) {
+	b := s.borrowed
+	regs := calls[0].registers(&b.regs, s.gadgets.Syscall, b.chain.homeTail)
 	if err := s.leave(&regs, everySignal); err != nil {
-		return 0, err
+		return nil, err
 	}
-	// Two stops: entering the system call, and leaving it.
 	for range 2 {
 		if err := s.resumeUntil(kernel.ContinueToSyscall, kernel.WaitStatus.SyscallStop); err != nil {
-			return 0, err
+			return nil, err
 		}
 	}
 	if err := kernel.GetRegisters(b.thread.tid, &regs); err != nil {
-		return 0, err
+		return nil, err
 	}
-	return regs.RAX, nil
+	return []uint64{regs.RAX}, nil
 }
 
 // leave gives the borrowed thread registers that are not the program's. The

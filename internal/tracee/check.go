@@ -2,7 +2,7 @@ package tracee
 
 import (
 	"fmt"
-	"strings"
+	"slices"
 
 	"github.com/virtualizing-os/vos/internal/api"
 	"github.com/virtualizing-os/vos/internal/procfs"
@@ -10,30 +10,30 @@ import (
 
 // check refuses processes that no session can be held with, before anything is
 // attached to them.
-func check(process *procfs.Process) error {
+func check(process *procfs.Process) (procfs.Status, error) {
 	stat, err := process.Stat()
 	if err != nil {
-		return err
+		return procfs.Status{}, err
 	}
 	if stat.KernelThread() {
-		return api.Refusal{Code: codeKernelThread, Subject: fmt.Sprintf("process %d", process.PID),
+		return procfs.Status{}, api.Refusal{Code: codeKernelThread, Subject: fmt.Sprintf("process %d", process.PID()),
 			Detail: "it is a thread of the kernel", Remedy: "name a program"}
 	}
 	status, err := process.Status()
 	if err != nil {
-		return err
+		return procfs.Status{}, err
 	}
 	switch {
-	case status.State == 'Z' && stat.NumThreads <= 1:
-		return zombieRefusal(process.PID)
+	case status.State == 'Z' && stat.Threads <= 1:
+		return status, zombieRefusal(process.PID())
 	case status.TracerPID != 0:
-		return tracedRefusal(process.PID, status.TracerPID)
-	case strings.Contains(status.ThreadFeatures, "shstk"):
-		return api.Refusal{Code: codeShadowStack, Subject: fmt.Sprintf("process %d", process.PID),
+		return status, tracedRefusal(process.PID(), status.TracerPID)
+	case slices.Contains(status.ThreadFeatures, "shstk"):
+		return status, api.Refusal{Code: codeShadowStack, Subject: fmt.Sprintf("process %d", process.PID()),
 			Detail: "it runs with a shadow stack (CET), on which a prepared return is a fault",
 			Remedy: "restart it without: GLIBC_TUNABLES=glibc.cpu.hwcaps=-SHSTK"}
 	}
-	return nil
+	return status, nil
 }
 
 func zombieRefusal(pid int) error {
@@ -70,8 +70,11 @@ func findGadgets(process *procfs.Process, memory *procfs.Memory, avoid []Range) 
 	buf := make([]byte, 256<<10)
 	for _, vdso := range []bool{true, false} {
 		for _, m := range maps {
-			if !m.Perms.Execute() || !m.Perms.Read() || (m.Path == "[vdso]") != vdso || m.Start >= 1<<47 {
+			if m.Perms&procfs.Exec == 0 || m.Perms&procfs.Read == 0 || m.Kind == procfs.KindVsyscall || (m.Kind == procfs.KindVDSO) != vdso {
 				continue
+			}
+			if g.Complete() {
+				return g, nil
 			}
 			for _, part := range without(Range{m.Start, m.End}, avoid) {
 				for at := part.Start; at < part.End && !g.Complete(); {
@@ -83,12 +86,12 @@ func findGadgets(process *procfs.Process, memory *procfs.Memory, avoid []Range) 
 					at += uint64(n)
 				}
 			}
-			if g.Complete() {
-				return g, nil
-			}
 		}
 	}
-	return Gadgets{}, api.Refusal{Code: codeNoGadget, Subject: fmt.Sprintf("process %d", process.PID),
+	if g.Sufficient() {
+		return g, nil
+	}
+	return Gadgets{}, api.Refusal{Code: codeNoGadget, Subject: fmt.Sprintf("process %d", process.PID()),
 		Detail: "its code has no system call instruction that returns, or none that ends a signal handler",
 		Remedy: "restart the program instead"}
 }

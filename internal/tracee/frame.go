@@ -49,7 +49,7 @@ const (
 )
 
 // frameState returns that part of an extended state that belongs into a signal
-// frame, and its features.
+// frame, and its features (XCR0, which ptrace puts into the software words).
 func frameState(xstate []byte) (state []byte, features uint64) {
 	features = binary.LittleEndian.Uint64(xstate[xstateSoftware:])
 	inUse := binary.LittleEndian.Uint64(xstate[xstateLegacy:])
@@ -59,34 +59,21 @@ func frameState(xstate []byte) (state []byte, features uint64) {
 	return xstate, features
 }
 
-// A homecoming is the state that brings a thread back to where it was.
-type homecoming struct {
+// A home is the state that brings a thread back to where it was.
+type home struct {
 	regs   kernel.Registers // as homeRegisters returns them
 	mask   uint64
 	xstate []byte // XSAVE standard format, as ptrace reads it
 }
 
-// frameBytes is the room that the frame of a homecoming takes at most.
-func (h *homecoming) frameBytes() int {
-	return ucontextBytes + xstateAlign + len(h.xstate) + 4
-}
-
-// encode lays the frame out as it must stand at address: the stack pointer's
-// value when rt_sigreturn is entered. It returns the bytes.
-func (h *homecoming) encode(address uint64) ([]byte, error) {
-	if len(h.xstate) < xstateLegacy+xstateHeader {
-		return nil, fmt.Errorf("encode signal frame: extended state of %d bytes is shorter than its header", len(h.xstate))
-	}
-	xstateAt := (address + ucontextBytes + xstateAlign - 1) &^ (xstateAlign - 1)
-	// The register set that ptrace reads carries the enabled features (XCR0)
-	// in its first software word; a frame wants them behind the magic.
-	state, features := frameState(h.xstate)
-	frame := make([]byte, int(xstateAt-address)+len(state)+4)
+// encodeContext lays out a signal frame that loads registers, signal mask and
+// the extended state that stands at an address.
+func encodeContext(r *kernel.Registers, mask, xstateAt uint64) [ucontextBytes]byte {
+	var frame [ucontextBytes]byte
 	put := func(at int, v uint64) { binary.LittleEndian.PutUint64(frame[at:], v) }
 
 	put(ucontextFlags, hasXState|hasSS|restoreSSStrict)
 	binary.LittleEndian.PutUint32(frame[ucontextStack+8:], invalidStackMode)
-	r := &h.regs
 	for i, v := range [...]uint64{
 		r.R8, r.R9, r.R10, r.R11, r.R12, r.R13, r.R14, r.R15,
 		r.RDI, r.RSI, r.RBP, r.RBX, r.RDX, r.RAX, r.RCX, r.RSP, r.RIP, r.Flags,
@@ -96,16 +83,25 @@ func (h *homecoming) encode(address uint64) ([]byte, error) {
 	binary.LittleEndian.PutUint16(frame[contextSelectors:], uint16(r.CS))
 	binary.LittleEndian.PutUint16(frame[contextSelectors+6:], uint16(r.SS))
 	put(contextFPState, xstateAt)
-	put(ucontextMask, h.mask)
+	put(ucontextMask, mask)
+	return frame
+}
 
-	x := frame[xstateAt-address:]
+// encodeXState turns the extended state that ptrace reads into that of a signal
+// frame: the same, with a description in its software words and behind it.
+func encodeXState(xstate []byte) ([]byte, error) {
+	if len(xstate) < xstateLegacy+xstateHeader {
+		return nil, fmt.Errorf("encode extended state: %d bytes are less than its header", len(xstate))
+	}
+	state, features := frameState(xstate)
+	x := make([]byte, len(state)+4)
 	copy(x, state)
 	software := x[xstateSoftware:xstateLegacy]
 	clear(software)
 	binary.LittleEndian.PutUint32(software[0:], xstateMagic1)
-	binary.LittleEndian.PutUint32(software[4:], uint32(len(state)+4))
+	binary.LittleEndian.PutUint32(software[4:], uint32(len(x)))
 	binary.LittleEndian.PutUint64(software[8:], features)
 	binary.LittleEndian.PutUint32(software[16:], uint32(len(state)))
 	binary.LittleEndian.PutUint32(x[len(state):], xstateMagic2)
-	return frame, nil
+	return x, nil
 }

@@ -11,16 +11,21 @@ type Gadgets struct {
 	Syscall   uint64 // syscall; registers that the call may spoil cleared; ret
 	Sigreturn uint64 // mov $15, %eax; syscall — or 0
 	PopRAX    uint64 // pop %rax; ret: with Syscall it does for Sigreturn
+	Store     uint64 // mov %rax, StoreAt(%rbx); pop %rbx; ret — or 0
+	StoreAt   int8
 }
 
-// Complete reports whether they suffice to call and come home.
-func (g Gadgets) Complete() bool { return g.Syscall != 0 && (g.Sigreturn != 0 || g.PopRAX != 0) }
+// Sufficient reports whether one can call and come home with them.
+func (g Gadgets) Sufficient() bool { return g.Syscall != 0 && (g.Sigreturn != 0 || g.PopRAX != 0) }
+
+// Complete reports whether calls can be chained, too.
+func (g Gadgets) Complete() bool { return g.Sufficient() && g.Store != 0 }
 
 const sysRTSigreturn = 15
 
-// tail returns what must stand on the stack, from the word that the ret of
-// Syscall pops, so that rt_sigreturn is entered with the stack pointer behind
-// it, at the signal frame.
+// tail returns what must stand on the stack, from the word that a ret pops, so
+// that rt_sigreturn is entered with the stack pointer behind it, at the signal
+// frame.
 func (g Gadgets) tail() []byte {
 	if g.Sigreturn != 0 {
 		return binary.LittleEndian.AppendUint64(nil, g.Sigreturn)
@@ -35,6 +40,9 @@ var (
 	sigreturnShort = []byte{0xb8, 15, 0, 0, 0, 0x0f, 0x05}             // mov $15, %eax; syscall
 	popRAXReturn   = []byte{0x58, 0xc3}
 	syscallBytes   = []byte{0x0f, 0x05}
+	storeNear      = []byte{0x48, 0x89, 0x03, 0x5b, 0xc3} // mov %rax, (%rbx); pop %rbx; ret
+	storeBeside    = []byte{0x48, 0x89, 0x43}             // mov %rax, disp8(%rbx)
+	popRBXReturn   = []byte{0x5b, 0xc3}
 )
 
 // Add completes g with what executable code, mapped at address, has to offer.
@@ -53,6 +61,9 @@ func (g *Gadgets) Add(code []byte, address uint64) {
 			g.PopRAX = address + uint64(i)
 		}
 	}
+	if g.Store == 0 {
+		g.addStore(code, address)
+	}
 	for at := 0; g.Syscall == 0; {
 		i := bytes.Index(code[at:], syscallBytes)
 		if i < 0 {
@@ -62,6 +73,26 @@ func (g *Gadgets) Add(code []byte, address uint64) {
 		if returnsAtOnce(code[at:]) {
 			g.Syscall = address + uint64(at-len(syscallBytes))
 		}
+	}
+}
+
+// addStore looks for the usual end of a function that fills in a field.
+func (g *Gadgets) addStore(code []byte, address uint64) {
+	if i := bytes.Index(code, storeNear); i >= 0 {
+		g.Store, g.StoreAt = address+uint64(i), 0
+		return
+	}
+	for at := 0; ; {
+		i := bytes.Index(code[at:], storeBeside)
+		if i < 0 {
+			return
+		}
+		end := at + i + len(storeBeside)
+		if len(code) > end && bytes.HasPrefix(code[end+1:], popRBXReturn) {
+			g.Store, g.StoreAt = address+uint64(at+i), int8(code[end])
+			return
+		}
+		at = end
 	}
 }
 

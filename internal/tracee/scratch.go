@@ -35,29 +35,29 @@ func findScratch(process *procfs.Process) (scratch, error) {
 		return scratch{}, err
 	}
 	for _, m := range maps {
-		if m.Path == "[stack]" {
+		if m.Kind == procfs.KindStack {
 			return scratch{m.Start, m.End}, nil
 		}
 	}
-	return scratch{}, noScratchRefusal(process.PID, "it has no stack mapping")
+	return scratch{}, noScratchRefusal(process.PID(), "it has no stack mapping")
 }
 
 // place returns the address for length bytes, where nothing is lost by writing
 // them, given that thread t is stopped: memory that was never touched, or such
 // as lies far below the stack pointer of the stopped main thread.
-func (a scratch) place(process *procfs.Process, t *thread, length int) (uint64, error) {
+func (a scratch) place(process *procfs.Process, pagemap *procfs.Pagemap, t *thread, length int) (uint64, error) {
 	need := (uint64(handlerRoom+length) + pageSize - 1) &^ (pageSize - 1)
 	if a.end-a.start < need {
-		return 0, noScratchRefusal(process.PID, "its stack mapping is too small")
+		return 0, noScratchRefusal(process.PID(), "its stack mapping is too small")
 	}
-	touched, err := process.Touched(a.start, a.start+need)
+	touched, err := pagemap.TouchedPages(nil, a.start, a.start+need)
 	if err != nil {
 		return 0, err
 	}
-	if touched {
+	if len(touched) > 0 {
 		onStack := t.regs.RSP >= a.start && t.regs.RSP < a.end
-		if t.tid != process.PID || !onStack || t.regs.RSP < a.start+need+deadDistance {
-			return 0, noScratchRefusal(process.PID, "the whole of its stack mapping has been used")
+		if t.tid != process.PID() || !onStack || t.regs.RSP < a.start+need+deadDistance {
+			return 0, noScratchRefusal(process.PID(), "the whole of its stack mapping has been used")
 		}
 	}
 	return a.start + handlerRoom, nil

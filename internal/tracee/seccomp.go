@@ -8,6 +8,7 @@ import (
 
 	"github.com/virtualizing-os/vos/internal/api"
 	"github.com/virtualizing-os/vos/internal/kernel"
+	"github.com/virtualizing-os/vos/internal/procfs"
 )
 
 // seccompState is what restricts the system calls of the borrowed thread.
@@ -16,47 +17,34 @@ type seccompState struct {
 	filters [][]kernel.FilterInstruction
 }
 
-const (
-	seccompStrict = 1
-	seccompFilter = 2
-)
-
-// checkSeccomp reads the filters of a stopped thread and refuses one that
-// could not come home: rt_sigreturn must be allowed.
-func (s *Session) checkSeccomp(t *thread) error {
-	s.seccomp = seccompState{}
-	status, err := s.process.ThreadStatus(t.tid)
-	if err != nil {
-		return err
+// readSeccomp reads the filters of a stopped thread.
+func readSeccomp(tid, mode int) (seccompState, error) {
+	state := seccompState{strict: mode == procfs.SeccompStrict}
+	if mode != procfs.SeccompFilter {
+		return state, nil
 	}
-	switch status.Seccomp {
-	case seccompStrict:
-		s.seccomp.strict = true
-	case seccompFilter:
-		for i := 0; ; i++ {
-			filter, err := kernel.SeccompFilter(t.tid, i)
-			if errors.Is(err, syscall.ENOENT) {
-				break
-			}
-			if err != nil {
-				return api.Refusal{Code: codeSeccomp, Subject: fmt.Sprintf("thread %d", t.tid),
-					Detail: fmt.Sprintf("its seccomp filters cannot be read: %v", err),
-					Remedy: "run as root, outside of a container"}
-			}
-			s.seccomp.filters = append(s.seccomp.filters, filter)
+	for i := 0; ; i++ {
+		filter, err := kernel.SeccompFilter(tid, i)
+		if errors.Is(err, syscall.ENOENT) {
+			return state, nil
 		}
+		if err != nil {
+			return state, api.Refusal{Code: codeSeccomp, Subject: fmt.Sprintf("thread %d", tid),
+				Detail: fmt.Sprintf("its seccomp filters cannot be read: %v", err),
+				Remedy: "run vos as root, outside of a container"}
+		}
+		state.filters = append(state.filters, filter)
 	}
-	return s.checkSeccompCall(Call{Number: sysRTSigreturn})
 }
 
-// checkSeccompCall refuses a system call that the thread's filters would not
-// let pass. What they decide is computed, not tried: trying may kill.
-func (s *Session) checkSeccompCall(c Call) error {
-	allowed := !s.seccomp.strict || c.Number == sysRTSigreturn
-	for _, filter := range s.seccomp.filters {
+// checkSeccomp refuses a system call that the thread's filters would not let
+// pass. What they decide is computed, not tried: trying may kill.
+func (s *Session) checkSeccomp(b *borrowed, c Call) error {
+	allowed := !b.seccomp.strict || c.Number == sysRTSigreturn
+	for _, filter := range b.seccomp.filters {
 		verdict, err := runFilter(filter, seccompData(c, s.gadgets.Syscall+syscallInstrLen))
 		if err != nil {
-			return fmt.Errorf("evaluate seccomp filter of process %d: %w", s.process.PID, err)
+			return fmt.Errorf("evaluate seccomp filter of process %d: %w", s.process.PID(), err)
 		}
 		action := verdict & seccompActionMask
 		allowed = allowed && (action == seccompAllow || action == seccompLog)
@@ -64,9 +52,9 @@ func (s *Session) checkSeccompCall(c Call) error {
 	if allowed {
 		return nil
 	}
-	return api.Refusal{Code: codeSeccomp, Subject: fmt.Sprintf("process %d", s.process.PID),
+	return api.Refusal{Code: codeSeccomp, Subject: fmt.Sprintf("process %d", s.process.PID()),
 		Detail: fmt.Sprintf("its seccomp filter forbids system call %d, which is needed inside it", c.Number),
-		Remedy: "allow madvise, mmap, mprotect, munmap, tgkill and rt_sigreturn in its filter, or restart the program"}
+		Remedy: "allow madvise and rt_sigreturn in its filter, or restart the program"}
 }
 
 const (

@@ -2,6 +2,7 @@ package tracee
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
@@ -39,6 +40,7 @@ const DefaultStopTimeout = time.Second
 type Session struct {
 	process *procfs.Process
 	memory  *procfs.Memory
+	pagemap *procfs.Pagemap
 	options Options
 
 	waiter   *kernel.Waiter
@@ -46,8 +48,9 @@ type Session struct {
 	borrowed *borrowed
 	gadgets  Gadgets
 	journal  []undo
+	xstate   []byte // room to read one thread's extended state
+	ownPID   uint64 // the process's id in its own pid namespace
 	execed   bool
-	seccomp  seccompState
 
 	policy  kernel.SchedulingPolicy // of the tracing thread, before the boost
 	boosted bool
@@ -128,18 +131,29 @@ func session(ctx context.Context, process *procfs.Process, options Options, f fu
 	if err := ctx.Err(); err != nil {
 		return Times{}, err
 	}
-	if err := check(process); err != nil {
+	status, err := check(process)
+	if err != nil {
 		return Times{}, err
 	}
-	s := &Session{process: process, options: options, threads: make(map[int]*thread)}
-	if s.memory, err = process.OpenMemory(true); err != nil {
+	s := &Session{process: process, options: options, threads: make(map[int]*thread), xstate: make([]byte, maxXState), ownPID: uint64(process.PID())}
+	if n := len(status.NSPIDs); n > 0 {
+		s.ownPID = uint64(status.NSPIDs[n-1])
+	}
+	if s.memory, err = process.OpenMemoryForWriting(); err != nil {
 		return Times{}, err
 	}
 	defer func() { err = errors.Join(err, s.memory.Close()) }()
+	if s.pagemap, err = process.OpenPagemap(); err != nil {
+		return Times{}, err
+	}
+	defer func() { err = errors.Join(err, s.pagemap.Close()) }()
 	if s.waiter, err = kernel.NewWaiter(); err != nil {
 		return Times{}, err
 	}
 	defer func() { err = errors.Join(err, s.waiter.Close()) }()
+	if err = s.waiter.Tick(options.StopTimeout / 8); err != nil {
+		return Times{}, err
+	}
 	if s.gadgets, err = findGadgets(process, s.memory, options.Avoid); err != nil {
 		return Times{}, err
 	}
@@ -157,7 +171,7 @@ func session(ctx context.Context, process *procfs.Process, options Options, f fu
 func (s *Session) guard(f func(*Session) error) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
-			err = fmt.Errorf("panic in a session of process %d: %v\n%s", s.process.PID, p, debug.Stack())
+			err = fmt.Errorf("panic in a session of process %d: %v\n%s", s.process.PID(), p, debug.Stack())
 		}
 	}()
 	return f(s)
@@ -222,6 +236,18 @@ func (s *Session) boost() {
 	}
 }
 
+// readWords reads little-endian words of 8 bytes.
+func (s *Session) readWords(address uint64, words []uint64) error {
+	buf := make([]byte, 8*len(words))
+	if _, err := s.memory.ReadAt(buf, int64(address)); err != nil {
+		return err
+	}
+	for i := range words {
+		words[i] = binary.LittleEndian.Uint64(buf[8*i:])
+	}
+	return nil
+}
+
 // Memory is the process's memory by address, for reading.
 func (s *Session) Memory() *procfs.Memory { return s.memory }
 
@@ -231,10 +257,10 @@ func (s *Session) Memory() *procfs.Memory { return s.memory }
 func (s *Session) Write(address uint64, data []byte) error {
 	before := make([]byte, len(data))
 	if _, err := s.memory.ReadAt(before, int64(address)); err != nil {
-		return fmt.Errorf("write %d bytes at %#x of process %d: %w", len(data), address, s.process.PID, err)
+		return fmt.Errorf("write %d bytes at %#x of process %d: %w", len(data), address, s.process.PID(), err)
 	}
 	if _, err := s.memory.WriteAt(data, int64(address)); err != nil {
-		return fmt.Errorf("write %d bytes at %#x of process %d: %w", len(data), address, s.process.PID, err)
+		return fmt.Errorf("write %d bytes at %#x of process %d: %w", len(data), address, s.process.PID(), err)
 	}
 	s.journal = append(s.journal, undo{
 		what: fmt.Sprintf("write of %d bytes at %#x", len(data), address),

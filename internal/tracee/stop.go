@@ -71,7 +71,7 @@ func (s *Session) seizeAll() error {
 		}
 		if fresh == 0 {
 			if len(s.threads) == 0 {
-				return fmt.Errorf("seize process %d: %w", s.process.PID, procfs.ErrGone)
+				return fmt.Errorf("seize process %d: %w", s.process.PID(), procfs.ErrGone)
 			}
 			return nil
 		}
@@ -115,7 +115,7 @@ func (s *Session) seize(tid int) error {
 	// look at the task folder and the seizing. Ending this OS thread, which
 	// the error leads to, lets it go; it was never stopped.
 	if !s.process.HasThread(tid) {
-		return fmt.Errorf("seize thread %d of process %d: %w", tid, s.process.PID, procfs.ErrGone)
+		return fmt.Errorf("seize thread %d of process %d: %w", tid, s.process.PID(), procfs.ErrGone)
 	}
 	return nil
 }
@@ -129,9 +129,9 @@ func (s *Session) explainEPERM(tid int, err error) error {
 	case status.State == 'Z' || status.State == 'X':
 		return errDeadThread
 	case status.TracerPID != 0:
-		return tracedRefusal(s.process.PID, status.TracerPID)
+		return tracedRefusal(s.process.PID(), status.TracerPID)
 	}
-	return fmt.Errorf("trace process %d: %w", s.process.PID, errors.Join(api.ErrNotPermitted, err))
+	return fmt.Errorf("trace process %d: %w", s.process.PID(), errors.Join(api.ErrNotPermitted, err))
 }
 
 // await handles what the tracees do until done, or until the stop timeout has
@@ -141,28 +141,24 @@ func (s *Session) await(what string, done func() bool) error {
 		return nil
 	}
 	deadline := time.Now().Add(s.options.StopTimeout)
-	if err := s.waiter.SetTimeout(s.options.StopTimeout); err != nil {
-		return err
-	}
 	for !done() {
 		tid, status, err := s.waiter.Wait(deadline)
 		switch {
 		case errors.Is(err, os.ErrDeadlineExceeded):
-			return errors.Join(s.waiter.ClearTimeout(), s.unstoppable(what))
+			return s.unstoppable(what)
 		case errors.Is(err, syscall.ECHILD):
-			return errors.Join(s.waiter.ClearTimeout(), fmt.Errorf("%s: process %d: %w", what, s.process.PID, procfs.ErrGone))
+			return fmt.Errorf("%s: process %d: %w", what, s.process.PID(), procfs.ErrGone)
 		case err != nil:
-			return errors.Join(s.waiter.ClearTimeout(), err)
+			return err
 		}
 		if err := s.handle(tid, status); err != nil && !gone(err) {
-			return errors.Join(s.waiter.ClearTimeout(), err)
+			return err
 		}
 		if s.execed {
-			return errors.Join(s.waiter.ClearTimeout(),
-				fmt.Errorf("%s: process %d became another program: %w", what, s.process.PID, procfs.ErrGone))
+			return fmt.Errorf("%s: process %d became another program: %w", what, s.process.PID(), procfs.ErrGone)
 		}
 	}
-	return s.waiter.ClearTimeout()
+	return nil
 }
 
 // handle takes note of one thing that a tracee did.
@@ -254,8 +250,8 @@ func (s *Session) unstoppable(what string) error {
 			continue
 		}
 		if status.State == 'D' {
-			return uninterruptible(s.process.PID, tid)
+			return uninterruptible(s.process.PID(), tid)
 		}
 	}
-	return fmt.Errorf("%s: process %d: no answer within %v: %w", what, s.process.PID, s.options.StopTimeout, os.ErrDeadlineExceeded)
+	return fmt.Errorf("%s: process %d: no answer within %v: %w", what, s.process.PID(), s.options.StopTimeout, os.ErrDeadlineExceeded)
 }

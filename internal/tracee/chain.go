@@ -1,0 +1,120 @@
+package tracee
+
+import (
+	"encoding/binary"
+	"fmt"
+
+	"github.com/virtualizing-os/vos/internal/kernel"
+	"github.com/virtualizing-os/vos/internal/procfs"
+)
+
+// A chain is the way home of a borrowed thread, in scratch memory, with room
+// for system calls before it. Nothing of it is code: each call is a signal frame
+// that rt_sigreturn loads, with the registers of the call, the instruction
+// pointer at `syscall; ret` and the stack pointer at the words that lead on:
+//
+//	store     mov %rax, (%rbx); pop %rbx; ret — rbx points to the result's word
+//	(rbx)
+//	sigreturn enters rt_sigreturn with the stack pointer at the next frame
+//	frame     of the next call
+//
+// The first call's registers are set by the tracer. The last call is followed
+// by the home tail and the home frame, which bring the thread back to where it
+// was borrowed. All frames load the one extended state that stands at the end.
+//
+//	results | link | link | … | home tail | home frame | extended state
+//
+// Between two runs a thread is stopped with its stack pointer at the home tail,
+// so the links may be written again.
+type chain struct {
+	gadgets  Gadgets
+	results  uint64 // address of maxChain words
+	links    uint64
+	homeTail uint64
+	xstate   uint64
+}
+
+const (
+	// maxChain is how many calls fit into one chain; one more tells the tracer.
+	maxChain  = 60
+	linkWords = 8 // room for store, rbx and the longest tail, 16-byte aligned
+	linkBytes = linkWords*8 + ucontextBytes
+	homeRoom  = 64
+)
+
+// chainBytes is the room that a chain takes with an extended state of n bytes.
+func chainBytes(n int) int {
+	return 8*maxChain + (maxChain+1)*linkBytes + homeRoom + ucontextBytes + xstateAlign + n + 4
+}
+
+// prepareChain writes the way home to memory at start, which is aligned to 64.
+func prepareChain(memory *procfs.Memory, gadgets Gadgets, start uint64, way *home) (chain, error) {
+	c := chain{gadgets: gadgets, results: start, links: start + 8*maxChain}
+	tail := gadgets.tail()
+	// The tail ends where the frame begins.
+	frameAt := c.links + (maxChain+1)*linkBytes + homeRoom
+	c.homeTail = frameAt - uint64(len(tail))
+	c.xstate = (frameAt + ucontextBytes + xstateAlign - 1) &^ (xstateAlign - 1)
+
+	xstate, err := encodeXState(way.xstate)
+	if err != nil {
+		return chain{}, err
+	}
+	frame := encodeContext(&way.regs, way.mask, c.xstate)
+	image := make([]byte, c.xstate-c.homeTail, c.xstate-c.homeTail+uint64(len(xstate)))
+	copy(image, tail)
+	copy(image[len(tail):], frame[:])
+	if _, err := memory.WriteAt(append(image, xstate...), int64(c.homeTail)); err != nil {
+		return chain{}, err
+	}
+	return c, nil
+}
+
+// registers returns base changed so that it makes the call and then pops the
+// words at stack.
+func (c Call) registers(base *kernel.Registers, syscallAt, stack uint64) kernel.Registers {
+	regs := *base
+	regs.RIP, regs.RSP = syscallAt, stack
+	regs.RAX, regs.OrigRAX = c.Number, outsideSyscall
+	regs.RDI, regs.RSI, regs.RDX = c.Args[0], c.Args[1], c.Args[2]
+	regs.R10, regs.R8, regs.R9 = c.Args[3], c.Args[4], c.Args[5]
+	regs.Flags &^= flagsToClear
+	return regs
+}
+
+// write puts calls into the links and returns the registers of the first. The
+// last one's result is not kept: it leads home.
+func (c *chain) write(memory *procfs.Memory, calls []Call, base *kernel.Registers, mask uint64) (kernel.Registers, error) {
+	if len(calls) == 0 || len(calls) > maxChain+1 {
+		return kernel.Registers{}, fmt.Errorf("chain %d system calls: at most %d fit", len(calls), maxChain)
+	}
+	// A link holds the tail of call i, up to the frame of call i+1.
+	onwards := c.gadgets.tail()
+	image := make([]byte, 0, len(calls)*linkBytes)
+	var first kernel.Registers
+	for i, call := range calls {
+		stack := c.homeTail
+		if i < len(calls)-1 {
+			stack = c.links + uint64(i*linkBytes) + uint64(linkWords*8-len(onwards)-16)
+		}
+		regs := call.registers(base, c.gadgets.Syscall, stack)
+		regs.RBX = c.results + uint64(8*i) - uint64(int64(c.gadgets.StoreAt))
+		if i == 0 {
+			first = regs
+		} else {
+			frame := encodeContext(&regs, mask, c.xstate)
+			image = append(image, frame[:]...)
+		}
+		if i < len(calls)-1 {
+			image = append(image, make([]byte, linkWords*8-len(onwards)-16)...)
+			image = binary.LittleEndian.AppendUint64(image, c.gadgets.Store)
+			image = binary.LittleEndian.AppendUint64(image, 0)
+			image = append(image, onwards...)
+		}
+	}
+	if len(image) == 0 {
+		return first, nil
+	}
+	_, err := memory.WriteAt(image, int64(c.links))
+	return first, err
+}
