@@ -30,22 +30,11 @@ type Auxv map[AuxType]uint64
 // Auxv reads /proc/PID/auxv, proc_pid_auxv(5). It needs the right to read the
 // process.
 func (p *Process) Auxv() (a Auxv, err error) {
-	err = p.read("auxv", func(text []byte) (err error) {
-		if len(text) == 0 {
-			return p.withoutMemory()
-		}
+	err = p.readMemoryFile("auxv", func(text []byte) (err error) {
 		a, err = ParseAuxv(text)
 		return err
 	})
 	return a, err
-}
-
-// withoutMemory says why a file about the memory of a process is empty.
-func (p *Process) withoutMemory() error {
-	if stat, err := p.Stat(); err == nil && stat.KernelThread() {
-		return ErrNoMemory
-	}
-	return ErrGone
 }
 
 // ParseAuxv reads the pairs of words of an auxiliary vector, up to AT_NULL.

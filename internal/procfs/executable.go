@@ -2,7 +2,6 @@ package procfs
 
 import (
 	"errors"
-	"fmt"
 	"io/fs"
 	"os"
 	"strings"
@@ -19,7 +18,7 @@ type Executable struct {
 // Executable reads /proc/PID/exe, proc_pid_exe(5). It needs the right to read
 // the process. A kernel thread has none: the error wraps ErrNoMemory.
 func (p *Process) Executable() (Executable, error) {
-	link, err := p.dir.ReadLink("exe")
+	link, err := p.readSharedLink("exe")
 	if errors.Is(err, fs.ErrNotExist) {
 		if stat, statErr := p.Stat(); statErr == nil {
 			if err = ErrGone; stat.KernelThread() {
@@ -38,7 +37,12 @@ func (p *Process) Executable() (Executable, error) {
 }
 
 func (p *Process) exeIsAt(path string) bool {
-	exe, err := p.dir.Stat("exe")
+	mapped, err := p.openMemoryFile("exe", kernel.PathOnly)
+	if err != nil {
+		return false
+	}
+	defer mapped.Close()
+	exe, err := kernel.StatFile(mapped)
 	if err != nil {
 		return false
 	}
@@ -54,7 +58,7 @@ func (p *Process) exeIsAt(path string) bool {
 // OpenExecutable opens the file that the process runs, for reading, also when
 // it was deleted or replaced. It needs no more rights than Executable.
 func (p *Process) OpenExecutable() (*os.File, error) {
-	exe, err := p.dir.Open("exe", kernel.PathOnly)
+	exe, err := p.openMemoryFile("exe", kernel.PathOnly)
 	if err != nil {
 		return nil, p.failed("open executable of", err)
 	}
@@ -89,9 +93,9 @@ func ParseCmdline(text []byte) []string {
 // of its mount namespace: "/" unless chroot(2) moved it. Paths of mappings
 // start at the same place.
 func (p *Process) RootDirectory() (string, error) {
-	link, err := p.dir.ReadLink("root")
+	link, err := p.readSharedLink("root")
 	if err != nil {
-		return "", fmt.Errorf("find root directory of process %d: %w", p.pid, err)
+		return "", p.failed("find root directory of", err)
 	}
 	return link, nil
 }

@@ -102,22 +102,29 @@ func (p *Process) OpenMapped(m Mapping) (*os.File, error) {
 	mapped, err := p.openMapFile(&m)
 	if err == nil {
 		defer mapped.Close()
-		file, err := reopenRegular(mapped)
+		file, err := reopenMapped(&m, mapped)
 		if err != nil {
 			return nil, p.failed(verb, err)
 		}
 		return file, nil
 	}
-	if !errors.Is(err, fs.ErrPermission) {
-		if errors.Is(err, fs.ErrNotExist) && p.Alive() {
-			err = fmt.Errorf("nothing is mapped at %x-%x any more: %w", m.Start, m.End, err)
-			return nil, fmt.Errorf("%s process %d: %w", verb, p.pid, err)
-		}
+	if !errors.Is(err, fs.ErrPermission) && !isAbsence(err) {
 		return nil, p.failed(verb, err)
+	}
+	why := fmt.Errorf("it is no longer at its path, and map_files needs CAP_CHECKPOINT_RESTORE or CAP_SYS_ADMIN: %w", fs.ErrPermission)
+	if isAbsence(err) {
+		why = fmt.Errorf("nothing is mapped at %x-%x any more", m.Start, m.End)
+		if _, err := p.Auxv(); err != nil {
+			return nil, p.failed(verb, err)
+		}
+		// A process whose main thread has ended has no map_files.
+		if stat, err := p.Stat(); err != nil || !stat.Zombie() {
+			return nil, p.failed(verb, why)
+		}
 	}
 	for _, open := range []func() (*os.File, error){
 		func() (*os.File, error) { return p.openAtPath(m.Path) },
-		func() (*os.File, error) { return p.dir.Open("exe", kernel.PathOnly) },
+		func() (*os.File, error) { return p.openMemoryFile("exe", kernel.PathOnly) },
 	} {
 		if candidate, openErr := open(); openErr == nil {
 			same, _ := isMapped(&m, nil, candidate)
@@ -131,12 +138,30 @@ func (p *Process) OpenMapped(m Mapping) (*os.File, error) {
 			}
 		}
 	}
-	return nil, p.failed(verb, fmt.Errorf(
-		"it is no longer at its path, and map_files needs CAP_CHECKPOINT_RESTORE or CAP_SYS_ADMIN: %w", fs.ErrPermission))
+	return nil, p.failed(verb, why)
 }
 
 func (p *Process) openMapFile(m *Mapping) (*os.File, error) {
 	return p.dir.Open(mapFile(m), kernel.PathOnly)
+}
+
+// reopenMapped opens what the magic link of m led to, unless something else is
+// mapped there by now. On some kernels that also tells a file of an overlay
+// that was copied up since: its new bytes are not those that are mapped.
+func reopenMapped(m *Mapping, mapped *os.File) (*os.File, error) {
+	file, err := reopenRegular(mapped)
+	if err != nil {
+		return nil, err
+	}
+	same, err := isMapped(m, nil, mapped)
+	if err == nil && !same {
+		err = fmt.Errorf("another file is at %x-%x by now", m.Start, m.End)
+	}
+	if err != nil {
+		file.Close()
+		return nil, err
+	}
+	return file, nil
 }
 
 func reopenRegular(file *os.File) (*os.File, error) {
@@ -154,7 +179,7 @@ func reopenRegular(file *os.File) (*os.File, error) {
 // find it. Maps writes paths from the root of the mount namespace; a process
 // that was moved to another root directory finds them without its prefix.
 func (p *Process) openAtPath(path string) (*os.File, error) {
-	link, err := p.dir.ReadLink("root")
+	link, err := p.readSharedLink("root")
 	if isAbsence(err) { // not the file is missing, but the process
 		return nil, ErrGone
 	}
@@ -168,7 +193,11 @@ func (p *Process) openAtPath(path string) (*os.File, error) {
 		}
 		path = inside
 	}
-	root, err := p.dir.Directory("root")
+	var root *kernel.Directory
+	err = p.anyThread("root", func(name string) (err error) {
+		root, err = p.dir.Directory(name)
+		return err
+	})
 	if isAbsence(err) {
 		return nil, ErrGone
 	}

@@ -102,22 +102,12 @@ func (p *Process) Maps() ([]Mapping, error) { return p.AppendMaps(nil) }
 // AppendMaps is Maps into a slice that the caller reuses.
 func (p *Process) AppendMaps(maps []Mapping) ([]Mapping, error) {
 	first := len(maps)
-	name := "maps"
-	for {
-		err := p.read(name, func(text []byte) (err error) {
-			if len(text) == 0 {
-				return errEmptyMaps
-			}
-			maps, err = ParseMaps(maps, text)
-			return err
-		})
-		if err == nil {
-			break
-		}
-		// The main thread may have ended while others run on.
-		if name, err = p.livingThread(name, err); err != nil {
-			return maps[:first], err
-		}
+	err := p.readMemoryFile("maps", func(text []byte) (err error) {
+		maps, err = ParseMaps(maps, text)
+		return err
+	})
+	if err != nil {
+		return maps[:first], err
 	}
 	p.settleNames(maps[first:])
 	return maps, nil

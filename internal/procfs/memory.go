@@ -38,7 +38,7 @@ func (p *Process) OpenMemory() (*Memory, error) { return p.openMemory(syscall.O_
 func (p *Process) OpenMemoryForWriting() (*Memory, error) { return p.openMemory(syscall.O_RDWR) }
 
 func (p *Process) openMemory(flags int) (*Memory, error) {
-	file, err := p.dir.Open("mem", flags)
+	file, err := p.openMemoryFile("mem", flags)
 	if err != nil {
 		return nil, p.failed("open memory of", err)
 	}

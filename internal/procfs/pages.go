@@ -42,7 +42,7 @@ type Pagemap struct {
 // OpenPagemap opens the page map. It needs the right to read the process
 // (PTRACE_MODE_READ).
 func (p *Process) OpenPagemap() (*Pagemap, error) {
-	file, err := p.dir.Open("pagemap", syscall.O_RDONLY)
+	file, err := p.openMemoryFile("pagemap", syscall.O_RDONLY)
 	if err != nil {
 		return nil, p.failed("open page map of", err)
 	}

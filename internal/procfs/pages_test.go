@@ -141,8 +141,7 @@ func TestOpenMappedIsWhatIsMapped(t *testing.T) {
 }
 
 func BenchmarkPrivatePagesOfLibc(b *testing.B) {
-	p := self(b)
-	_, p = sleeper(b)
+	_, p := sleeper(b)
 	text := libcText(b, p)
 	for name, scan := range map[string]bool{"scan": true, "entries": false} {
 		b.Run(name, func(b *testing.B) {

@@ -152,6 +152,70 @@ func (p *Process) read(name string, parse func(text []byte) error) error {
 	return nil
 }
 
+// anyThread runs try on the name of a file that is about what all threads
+// share: memory, executable, root directory. Of a process whose main thread has
+// called pthread_exit only the other threads' files still tell; they are tried
+// where the process's own says that there is nothing.
+func (p *Process) anyThread(name string, try func(name string) error) error {
+	err := try(name)
+	if !isAbsence(err) {
+		return err
+	}
+	if stat, statErr := p.Stat(); statErr != nil || !stat.Zombie() {
+		return err
+	}
+	tids, listErr := p.Threads()
+	if listErr != nil {
+		return err
+	}
+	for _, tid := range tids {
+		if thread, statErr := p.ThreadStat(tid); statErr == nil && !thread.Zombie() {
+			return try("task/" + strconv.Itoa(tid) + "/" + name)
+		}
+	}
+	return err
+}
+
+// readMemoryFile is read for a file about the process's memory: such a file is
+// empty, on newer kernels an error, where there is none.
+func (p *Process) readMemoryFile(name string, parse func(text []byte) error) error {
+	buf := buffers.Get().(*[]byte)
+	defer buffers.Put(buf)
+	err := p.anyThread(name, func(name string) error {
+		text, err := p.dir.ReadFile(name, *buf)
+		if err != nil {
+			return err
+		}
+		*buf = text
+		if len(text) == 0 {
+			return syscall.ESRCH
+		}
+		return parse(text)
+	})
+	if err != nil {
+		return p.failed("read "+name+" of", err)
+	}
+	return nil
+}
+
+// openMemoryFile opens a file about the process's memory.
+func (p *Process) openMemoryFile(name string, flags int) (file *os.File, err error) {
+	err = p.anyThread(name, func(name string) (err error) {
+		file, err = p.dir.Open(name, flags)
+		return err
+	})
+	return file, err
+}
+
+// readSharedLink reads a link that all threads share.
+func (p *Process) readSharedLink(name string) (link string, err error) {
+	err = p.anyThread(name, func(name string) (err error) {
+		link, err = p.dir.ReadLink(name)
+		return err
+	})
+	return link, err
+}
+
 // failed words an error about the process, verb first. Lookups in a process
 // that is gone say ENOENT, reads of its open files ESRCH; but ENOENT is also
 // what a kernel without a certain file says, so it is asked again.

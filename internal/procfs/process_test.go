@@ -14,11 +14,16 @@ import (
 	"github.com/virtualizing-os/vos/internal/kernel"
 )
 
+var removeAtEnd []string // directories of compiled fixtures
+
 // TestMain fails a run that leaks descriptors.
 func TestMain(m *testing.M) {
 	kernel.PagemapScan() // probes are made once and leave nothing open
 	before := openDescriptors()
 	code := m.Run()
+	for _, path := range removeAtEnd {
+		os.RemoveAll(path)
+	}
 	after := openDescriptors()
 	for fd, target := range after {
 		if _, was := before[fd]; !was && code == 0 {

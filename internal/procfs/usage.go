@@ -12,10 +12,7 @@ import (
 // walks all pages for it: .1 ms for a small process, tens for gigabytes. It
 // needs the right to read the process.
 func (p *Process) PSS() (pss uint64, err error) {
-	err = p.read("smaps_rollup", func(text []byte) (err error) {
-		if len(text) == 0 {
-			return p.withoutMemory()
-		}
+	err = p.readMemoryFile("smaps_rollup", func(text []byte) (err error) {
 		pss, err = ParsePSS(text)
 		return err
 	})

@@ -1,10 +1,18 @@
 package procfs
 
 import (
+	"os"
+	"os/exec"
 	"runtime"
 	"syscall"
 	"testing"
 )
+
+const nobody = 65534
+
+// The main thread stays with TestMain: it can't be thrown away, and /proc/PID
+// is about its ids.
+func init() { runtime.LockOSThread() }
 
 // asUser runs f on a thread with the ids of nobody and no capabilities. The
 // thread is thrown away.
@@ -13,7 +21,6 @@ func asUser(t *testing.T, f func()) {
 	done := make(chan error)
 	go func() {
 		runtime.LockOSThread() // never unlocked: the thread ends with f
-		const nobody = 65534
 		// The raw calls change this thread only; syscall.Setresuid would
 		// change all of them.
 		for _, call := range []uintptr{syscall.SYS_SETRESGID, syscall.SYS_SETRESUID} {
@@ -28,4 +35,23 @@ func asUser(t *testing.T, f func()) {
 	if err := <-done; err != nil {
 		t.Fatal(err)
 	}
+}
+
+// startAsUser makes a command run with the ids of nobody.
+func startAsUser(cmd *exec.Cmd) {
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
+}
+
+// publicDirectory is a temporary directory that every user may enter.
+func publicDirectory(t testing.TB) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "procfs")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return dir
 }
