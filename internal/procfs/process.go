@@ -155,10 +155,11 @@ func (p *Process) read(name string, parse func(text []byte) error) error {
 // anyThread runs try on the name of a file that is about what all threads
 // share: memory, executable, root directory. Of a process whose main thread has
 // called pthread_exit only the other threads' files still tell; they are tried
-// where the process's own says that there is nothing.
+// where the process's own says that there is nothing, or, as a zombie's belong
+// to root, that one may not.
 func (p *Process) anyThread(name string, try func(name string) error) error {
 	err := try(name)
-	if !isAbsence(err) {
+	if !isAbsence(err) && !errors.Is(err, os.ErrPermission) {
 		return err
 	}
 	if stat, statErr := p.Stat(); statErr != nil || !stat.Zombie() {
@@ -228,6 +229,11 @@ func (p *Process) failed(verb string, err error) error {
 			err = ErrNoMemory
 		case errors.Is(err, syscall.ESRCH):
 			err = ErrGone // it has exited: what is left is a zombie
+		}
+	} else if errors.Is(err, os.ErrPermission) {
+		// The files of a zombie belong to root.
+		if stat, statErr := p.Stat(); statErr != nil || stat.Zombie() && stat.Threads <= 1 {
+			err = ErrGone
 		}
 	}
 	return fmt.Errorf("%s process %d: %w", verb, p.pid, err)
