@@ -200,18 +200,18 @@ func (n *dynamicNames) name(offset uint64) (string, error) {
 type stringTable string
 
 // newStringTable checks the table once, so that at need not.
-func newStringTable(raw []byte, what string, vaddr uint64) (stringTable, error) {
-	for from := 0; from < len(raw); {
-		n := bytes.IndexByte(raw[from:], 0)
+func newStringTable(text, what string, at uint64) (stringTable, error) {
+	for from := 0; from < len(text); {
+		n := strings.IndexByte(text[from:], 0)
 		if n < 0 {
-			return "", malformed(what, vaddr, "the last name has no end")
+			return "", malformed(what, at, "the last name has no end")
 		}
 		if n > maxName {
-			return "", readError(what, vaddr+uint64(from), ErrLimit)
+			return "", readError(what, at+uint64(from), ErrLimit)
 		}
 		from += n + 1
 	}
-	return stringTable(raw), nil
+	return stringTable(text), nil
 }
 
 // at returns the name at an offset.
@@ -226,11 +226,19 @@ func (t stringTable) at(offset uint64) (string, bool) {
 // dynamicStrings is .dynstr.
 func (o *Object) dynamicStrings() (stringTable, error) {
 	return o.dynstr.get(func() (stringTable, error) {
+		const what = "dynamic string table"
 		strtab, size := o.dyn(elf.DT_STRTAB), o.dyn(elf.DT_STRSZ)
-		raw, err := o.image.table(strtab, size, "dynamic string table")
+		if size == 0 {
+			return "", nil
+		}
+		at, err := o.image.place(strtab, size, what)
 		if err != nil {
 			return "", err
 		}
-		return newStringTable(raw, "dynamic string table", strtab)
+		text, err := o.image.readString(at, size, what)
+		if err != nil {
+			return "", err
+		}
+		return newStringTable(text, what, strtab)
 	})
 }

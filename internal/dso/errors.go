@@ -20,12 +20,13 @@ var (
 )
 
 // MaxTable is the most bytes that are read for one table of an object (a symbol
-// table, its names, .eh_frame) or by one call of Bytes. The largest .strtab of
-// a browser's debug file fits.
-const MaxTable = 512 << 20
+// table, its names, .eh_frame) or by one call of Bytes: the .strtab of a large
+// program's debug file fits.
+const MaxTable = 256 << 20
 
 // Smaller bounds, each several times what is found in practice.
 const (
+	maxLoaded   = 64 << 20 // one table of a process's memory, which may be larger than any file
 	maxName     = 64 << 10 // a symbol's name: mangled C++ reaches about 10 KiB
 	maxHeaders  = 64 << 10 // program headers, as in Linux fs/binfmt_elf.c
 	maxDynamic  = 1 << 20  // .dynamic

@@ -24,7 +24,8 @@ func (f FDE) Range() Range { return Range{f.Start, f.Size} }
 // FDEs returns the functions of .eh_frame by ascending address; none where the
 // object has no unwind tables.
 //
-// The table is found by PT_GNU_EH_FRAME, or by its section header, and read
+// The table is found by PT_GNU_EH_FRAME, or by its section header (a static
+// ET_EXEC has only that, so in memory it has no FDEs), and read
 // from its begin to the terminator, the end of the section, or, where a linker
 // wrote no terminator and there are no section headers, to the first record
 // that is none after as many as .eh_frame_hdr counts. Encodings other than
@@ -430,7 +431,7 @@ func (b *frameBuffer) need(n uint64) error {
 	}
 	const step = 64 << 10
 	n = min(max(n, 2*have, step), max(n, b.end-b.at))
-	if n > MaxTable {
+	if n > b.image.limit() {
 		return readError(".eh_frame", b.at, ErrLimit)
 	}
 	more, err := b.image.table(b.at+have, n-have, ".eh_frame")

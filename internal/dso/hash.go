@@ -51,8 +51,8 @@ func (o *Object) readGNUHash(at uint64) (*gnuHash, uint32, error) {
 		if err != nil {
 			return nil, 0, err
 		}
-		if last == 1<<32-1 {
-			return nil, 0, malformed(what, at, "a chain without end")
+		if last == 1<<32-1 || uint64(last-h.symOffset)*4 > o.image.limit() {
+			return nil, 0, readError(what, at, ErrLimit)
 		}
 		last++
 		if le.Uint32(p)&1 != 0 {

@@ -168,7 +168,7 @@ func (o *Object) readSegments(at uint64, n int) error {
 		case elf.PT_GNU_RELRO:
 			o.RELRO = s.Range()
 		case elf.PT_GNU_STACK:
-			o.StackFlags = &o.Segments[i]
+			o.Stack = &o.Segments[i]
 		}
 	}
 	if len(im.loads) == 0 {

@@ -6,6 +6,7 @@ import (
 	"io"
 	"math"
 	"sort"
+	"strings"
 )
 
 var le = binary.LittleEndian
@@ -52,7 +53,7 @@ func (im *image) readSource(p []byte, at uint64, what string) error {
 // what is allocated; memory is read in steps, as only the reading itself tells
 // whether it exists.
 func (im *image) readTable(at, n uint64, what string) ([]byte, error) {
-	if n > MaxTable {
+	if n > im.limit() {
 		return nil, readError(what, at, ErrLimit)
 	}
 	if !im.memory && (at > im.size || n > im.size-at) {
@@ -74,6 +75,38 @@ func (im *image) readTable(at, n uint64, what string) ([]byte, error) {
 		p, have = grown, have+more
 	}
 	return p, nil
+}
+
+// readString is readTable for a text, which is held once.
+func (im *image) readString(at, n uint64, what string) (string, error) {
+	if n > im.limit() {
+		return "", readError(what, at, ErrLimit)
+	}
+	if !im.memory && (at > im.size || n > im.size-at) {
+		return "", readError(what, at, ErrTruncated)
+	}
+	var text strings.Builder
+	if !im.memory {
+		text.Grow(int(n))
+	}
+	var buf [16 << 10]byte
+	for done := uint64(0); done < n; {
+		p := buf[:min(n-done, uint64(len(buf)))]
+		if err := im.readSource(p, at+done, what); err != nil {
+			return "", err
+		}
+		text.Write(p)
+		done += uint64(len(p))
+	}
+	return text.String(), nil
+}
+
+// limit is the most bytes of one table.
+func (im *image) limit() uint64 {
+	if im.memory {
+		return maxLoaded
+	}
+	return MaxTable
 }
 
 // load returns the PT_LOAD that holds an object address, or nil.
@@ -119,14 +152,24 @@ func (im *image) table(vaddr, n uint64, what string) ([]byte, error) {
 	if n == 0 {
 		return nil, nil
 	}
+	at, err := im.place(vaddr, n, what)
+	if err != nil {
+		return nil, err
+	}
+	return im.readTable(at, n, what)
+}
+
+// place returns where the source has n bytes at an object address, all of which
+// come from the file.
+func (im *image) place(vaddr, n uint64, what string) (uint64, error) {
 	s := im.load(vaddr)
 	if s == nil {
-		return nil, malformed(what, vaddr, "not in a loaded segment")
+		return 0, malformed(what, vaddr, "not in a loaded segment")
 	}
 	if left := im.backed(vaddr); n > left {
-		return nil, malformed(what, vaddr, "%d bytes, its segment has %d more", n, left)
+		return 0, malformed(what, vaddr, "%d bytes, its segment has %d more", n, left)
 	}
-	return im.readTable(im.position(s, vaddr), n, what)
+	return im.position(s, vaddr), nil
 }
 
 // read fills p with the bytes at an object address: the file's up to p_filesz,

@@ -30,7 +30,7 @@ type Object struct {
 	Interp     string     // PT_INTERP, "" where there is none
 	TLS        *Segment   // PT_TLS, nil where there is none
 	RELRO      Range      // PT_GNU_RELRO
-	StackFlags *Segment   // PT_GNU_STACK, nil where there is none
+	Stack      *Segment   // PT_GNU_STACK, nil where there is none
 	BuildID    string     // lower-case hexadecimal, "" where there is none
 	Notes      []Note     // of all PT_NOTE, in order
 	Properties Properties // of the GNU property note
@@ -213,7 +213,7 @@ func (o *Object) StaticTLS() bool { return o.Flags&elf.DF_STATIC_TLS != 0 }
 // ExecutableStack tells that the object wants an executable stack: it says so,
 // or says nothing, which on x86-64 means the same to glibc.
 func (o *Object) ExecutableStack() bool {
-	return o.StackFlags == nil || o.StackFlags.Flags&elf.PF_X != 0
+	return o.Stack == nil || o.Stack.Flags&elf.PF_X != 0
 }
 
 func pageDown(a uint64) uint64 { return a &^ (PageSize - 1) }

@@ -144,7 +144,7 @@ func (o *Object) readSections() ([]Section, error) {
 	if uint64(names) >= n {
 		return nil, malformed(what, h.shoff, "the names are in section %d of %d", names, n)
 	}
-	strtab, err := im.readTable(all[names].Offset, all[names].Size, "section names")
+	strtab, err := im.readString(all[names].Offset, all[names].Size, "section names")
 	if err != nil {
 		return nil, err
 	}

@@ -269,12 +269,12 @@ func (o *Object) readStaticSymbols() (*SymbolTable, error) {
 			return nil, malformed(what, s.Offset, "its names are in section %d of %d", s.Link, len(all))
 		}
 		names := all[s.Link]
-		raw, err := o.image.readTable(names.Offset, names.Size, "names of .symtab")
+		text, err := o.image.readString(names.Offset, names.Size, "names of .symtab")
 		if err != nil {
 			return nil, err
 		}
 		t := &SymbolTable{}
-		if t.strings, err = newStringTable(raw, "names of .symtab", names.Offset); err != nil {
+		if t.strings, err = newStringTable(text, "names of .symtab", names.Offset); err != nil {
 			return nil, err
 		}
 		if t.raw, err = o.image.readTable(s.Offset, s.Size, what); err != nil {
