@@ -5,6 +5,7 @@ import (
 	"os"
 
 	"github.com/virtualizing-os/vos/internal/cli"
+	"github.com/virtualizing-os/vos/internal/vex"
 )
 
-func main() { os.Exit(cli.Main(newExecutive)) }
+func main() { os.Exit(cli.Main(vex.New)) }

@@ -85,8 +85,9 @@ const (
 // A Module is an ELF object mapped in a process.
 type Module struct {
 	PID            int       `json:"pid"`
-	Module         string    `json:"module"` // soname, or the file's name where it has none
-	Path           string    `json:"path"`   // as the process sees it
+	Program        string    `json:"program"` // the process's name
+	Module         string    `json:"module"`  // soname, or the file's name where it has none
+	Path           string    `json:"path"`    // as the process sees it
 	BuildID        string    `json:"build_id"`
 	Base           string    `json:"base"` // load address, "0x…"
 	Kind           string    `json:"kind"` // executable, library, loader, vdso
@@ -119,6 +120,7 @@ const (
 // A Difference is one run of bytes, or one relocated word, that differs.
 type Difference struct {
 	PID      int    `json:"pid"`
+	Program  string `json:"program"`
 	Module   string `json:"module"`
 	Section  string `json:"section"`
 	Function string `json:"function"` // nearest, as name+0x10; "" where none is known
@@ -133,6 +135,7 @@ type Difference struct {
 // A Verification is what verifying one module of one process showed.
 type Verification struct {
 	PID         int          `json:"pid"`
+	Program     string       `json:"program"`
 	Module      string       `json:"module"`
 	Path        string       `json:"path"`
 	Pages       int          `json:"pages"` // compared with the file
@@ -148,6 +151,7 @@ type RefreshRequest struct {
 	Target Target
 	DryRun bool // emit what would be done, do nothing
 	Full   bool // look at every page first, not only at private ones
+	Steps  bool // tell the plan of each operation in its Steps
 }
 
 // An Outcome is how an operation on one module ended.
@@ -165,6 +169,7 @@ const (
 // An Operation is what was done to one module of one process.
 type Operation struct {
 	PID      int       `json:"pid"`
+	Program  string    `json:"program"`
 	Module   string    `json:"module"`
 	Path     string    `json:"path"`
 	Outcome  Outcome   `json:"outcome"`

@@ -108,13 +108,10 @@ func NewWaiter() (*Waiter, error) {
 	return w, nil
 }
 
-// SetTimeout makes Wait return ErrTimeout once d has passed from now. It rings
-// again and again after that, as the first ring may come between two waits.
-func (w *Waiter) SetTimeout(d time.Duration) error {
-	spec := unix.ItimerSpec{
-		Value:    unix.NsecToTimespec(max(int64(d), 1)),
-		Interval: unix.NsecToTimespec(int64(5 * time.Millisecond)),
-	}
+// Tick makes every Wait look at its deadline once in d, from now on; 0 ends it.
+func (w *Waiter) Tick(d time.Duration) error {
+	interval := unix.NsecToTimespec(int64(d))
+	spec := unix.ItimerSpec{Value: interval, Interval: interval}
 	if _, _, errno := unix.RawSyscall6(unix.SYS_TIMER_SETTIME, uintptr(w.timer), 0,
 		uintptr(unsafe.Pointer(&spec)), 0, 0, 0); errno != 0 {
 		return fmt.Errorf("set timer: %w", errno)
@@ -122,18 +119,9 @@ func (w *Waiter) SetTimeout(d time.Duration) error {
 	return nil
 }
 
-// ClearTimeout lets Wait block without end.
-func (w *Waiter) ClearTimeout() error {
-	var spec unix.ItimerSpec
-	if _, _, errno := unix.RawSyscall6(unix.SYS_TIMER_SETTIME, uintptr(w.timer), 0,
-		uintptr(unsafe.Pointer(&spec)), 0, 0, 0); errno != 0 {
-		return fmt.Errorf("clear timer: %w", errno)
-	}
-	return nil
-}
-
-// Wait blocks until one of this thread's tracees stops or exits. deadline
-// belongs to the SetTimeout before it. Without a tracee the error is ECHILD.
+// Wait blocks until one of this thread's tracees stops or exits, or until the
+// first tick behind the deadline (ErrTimeout). Without a tracee the error is
+// ECHILD.
 //
 // It never waits for one thread id: that hangs on a group leader whose other
 // threads are dying.
@@ -145,7 +133,7 @@ func (w *Waiter) Wait(deadline time.Time) (tid int, status WaitStatus, err error
 		case 0:
 			return int(n), status, nil
 		case unix.EINTR:
-			if !deadline.IsZero() && !time.Now().Before(deadline) {
+			if !time.Now().Before(deadline) {
 				return 0, 0, ErrTimeout
 			}
 		default:

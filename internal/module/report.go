@@ -1,0 +1,63 @@
+package module
+
+import (
+	"encoding/binary"
+	"encoding/hex"
+	"fmt"
+
+	"github.com/virtualizing-os/vos/internal/api"
+)
+
+// maxHex is how many bytes of a difference are shown.
+const maxHex = 64
+
+// Differences tells what a comparison found, by module, section and function.
+func (c *Comparison) Differences(p *Process) []api.Difference {
+	all := make([]api.Difference, 0, len(c.Runs)+len(c.Bad))
+	for _, r := range c.Runs {
+		d := c.Module.locate(r.Address)
+		d.Length = len(r.Found)
+		d.Found, d.Expected = shorten(r.Found), shorten(r.Expected)
+		d.Kind = r.Kind
+		all = append(all, d)
+	}
+	for _, w := range c.Bad {
+		d := c.Module.locate(w.Address)
+		d.Length = 8
+		d.Found = hex.EncodeToString(binary.LittleEndian.AppendUint64(nil, w.Found))
+		switch {
+		case w.Symbol != "":
+			d.Function = ""
+			d.Expected = "in a module that defines " + w.Symbol
+		default:
+			d.Expected = hex.EncodeToString(binary.LittleEndian.AppendUint64(nil, w.Expected))
+		}
+		d.Kind = api.KindCorruption
+		all = append(all, d)
+	}
+	for i := range all {
+		all[i].PID, all[i].Program = p.PID(), p.Name
+	}
+	return all
+}
+
+func shorten(b []byte) string { return hex.EncodeToString(b[:min(len(b), maxHex)]) }
+
+// locate names the place of a process address in the module.
+func (m *Module) locate(address uint64) api.Difference {
+	at := address - m.Bias
+	d := api.Difference{Module: m.Name, Address: fmt.Sprintf("0x%x", address), Offset: fmt.Sprintf("0x%x", at)}
+	if s, ok := m.Object.SectionAt(at); ok {
+		d.Section = s.Name
+	}
+	if name, offset, ok := m.Object.FunctionAt(at); ok && name != "" {
+		d.Function = name
+		if offset != 0 {
+			d.Function = fmt.Sprintf("%s+0x%x", name, offset)
+		}
+	} else if fde, ok, err := m.Object.FDEAt(at); err == nil && ok {
+		// Stripped, but the unwind tables know where its functions begin.
+		d.Function = fmt.Sprintf("sub_%x+0x%x", fde.Start, at-fde.Start)
+	}
+	return d
+}

@@ -1,0 +1,103 @@
+package vex
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/virtualizing-os/vos/internal/api"
+	"github.com/virtualizing-os/vos/internal/module"
+	"github.com/virtualizing-os/vos/internal/procfs"
+)
+
+// Refresh implements api.Executive.
+func (Machine) Refresh(ctx context.Context, r api.RefreshRequest, emit func(api.Operation) error) error {
+	return eachProcess(ctx, r.Target, func(ctx context.Context, p *module.Process, modules []*module.Module) ([]api.Operation, error) {
+		return refresh(ctx, p, modules, r)
+	}, emit)
+}
+
+// refresh heals the modules of one process: all are planned, then all plans are
+// carried out in one session, then what was healed is compared again.
+func refresh(ctx context.Context, p *module.Process, modules []*module.Module, r api.RefreshRequest) ([]api.Operation, error) {
+	operations := make([]api.Operation, 0, len(modules))
+	plans := make([]*module.Plan, 0, len(modules))
+	begins := make([]time.Duration, 0, len(modules))
+	for _, m := range modules {
+		begin := time.Now()
+		plan, err := p.Plan(ctx, m, r.Full)
+		if err != nil {
+			return nil, err
+		}
+		plans = append(plans, plan)
+		begins = append(begins, time.Since(begin))
+		operations = append(operations, planned(p, plan, r.Steps || r.DryRun))
+	}
+	if r.DryRun {
+		return operations, nil
+	}
+	done, err := p.Commit(ctx, plans)
+	for i, plan := range plans {
+		o := &operations[i]
+		if o.Outcome != api.Planned {
+			o.TotalUS = begins[i].Microseconds()
+			continue
+		}
+		o.PauseUS, o.BorrowUS = done.Times.Pause.Microseconds(), done.Times.Borrow.Microseconds()
+		o.TotalUS = (begins[i] + done.Total).Microseconds()
+		finish(ctx, p, plan, o, err)
+	}
+	if errors.Is(err, procfs.ErrGone) {
+		return operations, err
+	}
+	return operations, nil
+}
+
+// planned tells a plan as an operation that is still to be carried out.
+func planned(p *module.Process, plan *module.Plan, steps bool) api.Operation {
+	m := plan.Module
+	o := api.Operation{
+		PID: p.PID(), Program: p.Name, Module: m.Name, Path: m.Path, Outcome: api.Planned,
+		From: plan.BuildID, To: plan.BuildID, Pages: plan.Pages(), Words: plan.Words(),
+		Residual: slices.Clone(plan.Residual), Refusals: slices.Clone(plan.Refusals),
+	}
+	switch {
+	case len(plan.Refusals) > 0:
+		o.Outcome = api.Refused
+	case plan.Empty():
+		o.Outcome = api.Clean
+	}
+	if steps {
+		o.Steps = plan.Steps()
+	}
+	if o.Residual == nil {
+		o.Residual = []string{}
+	}
+	if o.Refusals == nil {
+		o.Refusals = []api.Refusal{}
+	}
+	return o
+}
+
+// finish notes how the commit of a plan ended, and looks at the module again.
+func finish(ctx context.Context, p *module.Process, plan *module.Plan, o *api.Operation, commit error) {
+	if refusals := api.Refusals(commit); len(refusals) > 0 {
+		o.Outcome, o.Refusals = api.Refused, append(o.Refusals, refusals...)
+		return
+	}
+	if commit != nil {
+		o.Outcome, o.Error = api.Failed, commit.Error()
+		return
+	}
+	c, err := p.Compare(ctx, plan.Module, false)
+	switch {
+	case err != nil:
+		o.Outcome, o.Error = api.Failed, fmt.Sprintf("healed, but not verified: %v", err)
+	case c.Corrupt() && len(plan.Residual) == 0:
+		o.Outcome, o.Error = api.Failed, "it differs again: something in the program writes to it"
+	default:
+		o.Outcome = api.Refreshed
+	}
+}

@@ -1,0 +1,35 @@
+package vex
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"github.com/virtualizing-os/vos/internal/api"
+	"github.com/virtualizing-os/vos/internal/module"
+)
+
+// Verify implements api.Executive.
+func (Machine) Verify(ctx context.Context, r api.VerifyRequest, emit func(api.Verification) error) error {
+	return eachProcess(ctx, r.Target, func(ctx context.Context, p *module.Process, modules []*module.Module) ([]api.Verification, error) {
+		var all []api.Verification
+		for _, m := range modules {
+			begin := time.Now()
+			c, err := p.Compare(ctx, m, r.Full)
+			if err != nil {
+				return all, err
+			}
+			v := api.Verification{
+				PID: p.PID(), Program: p.Name, Module: m.Name, Path: m.Path,
+				Pages: c.Pages, Words: c.Words, Corrupt: c.Corrupt(),
+				Differences: c.Differences(p), Refusals: slices.Clone(m.Obstacles),
+			}
+			if v.Refusals == nil {
+				v.Refusals = []api.Refusal{}
+			}
+			v.TotalUS = time.Since(begin).Microseconds()
+			all = append(all, v)
+		}
+		return all, nil
+	}, emit)
+}
