@@ -27,7 +27,7 @@ const MaxTable = 256 << 20
 // Smaller bounds, each several times what is found in practice.
 const (
 	maxLoaded   = 64 << 20 // one table of a process's memory, which may be larger than any file
-	maxName     = 64 << 10 // a symbol's name: mangled C++ reaches about 10 KiB
+	maxName     = 32 << 10 // a symbol's name: the longest of 2,400 Debian objects has 934 bytes
 	maxHeaders  = 64 << 10 // program headers, as in Linux fs/binfmt_elf.c
 	maxDynamic  = 1 << 20  // .dynamic
 	maxNotes    = 1 << 20  // one PT_NOTE

@@ -5,7 +5,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"sync"
 	"testing"
 )
@@ -35,7 +34,7 @@ var recipes = map[string][]string{
 	"now":         {"testdata/fixture.c", "-shared", "-fPIC", "-Wl,-z,now,-z,nodelete,-z,noseparate-code", "-Wl,--build-id=none", versionMap},
 	"lazy":        {"testdata/fixture.c", "-shared", "-fPIC", "-Wl,-z,lazy,-z,norelro,-z,execstack", versionMap},
 	"cet":         {"testdata/fixture.c", "-shared", "-fPIC", "-fcf-protection=full", "-Wl,-z,ibt,-z,shstk", "-Wl,-z,x86-64-v2", versionMap},
-	"textrel":     {"testdata/fixture.c", "-shared", "-fno-pic", "-mcmodel=large", "-fcf-protection=none", "-Wl,-z,notext", versionMap},
+	"textrel":     {"testdata/textrel.c", "-shared", "-fno-pic", "-mcmodel=large", "-Wl,-z,notext"},
 	"stripped":    {"testdata/fixture.c", "-shared", "-fPIC", "-s", versionMap},
 	"pie":         {"testdata/program.c", "-pie", "-fPIE"},
 	"no-pie":      {"testdata/program.c", "-no-pie", "-fno-pie"},
@@ -125,20 +124,4 @@ func onlyDebug(t testing.TB, path string) []byte {
 		t.Fatal(err)
 	}
 	return raw
-}
-
-// symbolNames returns the names of a table's exported symbols, space-separated.
-func exportedNames(t testing.TB, o *Object) string {
-	t.Helper()
-	table, err := o.DynamicSymbols()
-	if err != nil {
-		t.Fatal(err)
-	}
-	var names []string
-	for s := range table.All() {
-		if s.Exported() {
-			names = append(names, s.String())
-		}
-	}
-	return strings.Join(names, " ")
 }

@@ -31,7 +31,8 @@ func (f FDE) Range() Range { return Range{f.Start, f.Size} }
 // that is none after as many as .eh_frame_hdr counts. Encodings other than
 // those that code for Linux uses fail with ErrUnsupported.
 func (o *Object) FDEs() ([]FDE, error) {
-	return o.frames.get(o.readFrames)
+	f, err := o.frames.get(o.readFrames)
+	return f.all, err
 }
 
 // FDEAt returns the FDE whose code has an object address.
@@ -64,6 +65,12 @@ const (
 	peIndirect = 0x80
 	peOmit     = 0xff
 )
+
+// frames is what .eh_frame has, and where it turned out to be.
+type frames struct {
+	all   []FDE
+	table Range
+}
 
 // frameTable is where .eh_frame stands and what is known of its size.
 type frameTable struct {
@@ -221,16 +228,16 @@ type cie struct {
 	signal   bool
 }
 
-func (o *Object) readFrames() ([]FDE, error) {
+func (o *Object) readFrames() (frames, error) {
 	const what = ".eh_frame"
 	t, ok, err := o.findFrames()
 	if err != nil || !ok {
-		return nil, err
+		return frames{}, err
 	}
 	b := frameBuffer{image: &o.image, at: t.at, end: t.end}
 	if t.sized {
 		if err := b.need(t.end - t.at); err != nil {
-			return nil, err
+			return frames{}, err
 		}
 	}
 	const least = 16 // bytes of an FDE, to bound what the count allocates
@@ -238,11 +245,12 @@ func (o *Object) readFrames() ([]FDE, error) {
 	cies := map[uint64]cie{}
 	var last cie // of the FDE before: nearly always the same
 	lastAt, walked := ^uint64(0), uint64(0)
+	end := uint64(0) // of the last record
 	sorted := true
 	for at := uint64(0); at+4 <= t.end-t.at; {
 		err := b.need(at + 4)
 		if err != nil {
-			return nil, err
+			return frames{}, err
 		}
 		head, size := uint64(4), uint64(le.Uint32(b.buf[at:]))
 		if size == 0 {
@@ -254,7 +262,7 @@ func (o *Object) readFrames() ([]FDE, error) {
 		}
 		if size == 0xffffffff && at+12 <= t.end-t.at {
 			if err := b.need(at + 12); err != nil {
-				return nil, err
+				return frames{}, err
 			}
 			head, size = 12, le.Uint64(b.buf[at+4:])
 		}
@@ -263,7 +271,7 @@ func (o *Object) readFrames() ([]FDE, error) {
 		if size < 4 || size > t.end-t.at-at-head {
 			wrong = "a record runs out of the table"
 		} else if err := b.need(next); err != nil {
-			return nil, err
+			return frames{}, err
 		}
 		var record frameReader
 		var link, cieAt uint64
@@ -312,14 +320,14 @@ func (o *Object) readFrames() ([]FDE, error) {
 			if !t.sized && t.count != 0 && walked >= t.count {
 				break // what follows the table, not the table
 			}
-			return nil, malformed(what, t.at+at, "%s", wrong)
+			return frames{}, malformed(what, t.at+at, "%s", wrong)
 		}
-		at = next
+		at, end = next, next
 	}
 	if !sorted {
 		slices.SortStableFunc(all, func(a, b FDE) int { return cmp.Compare(a.Start, b.Start) })
 	}
-	return slices.Clip(all), nil
+	return frames{slices.Clip(all), Range{t.at, end}}, nil
 }
 
 // cie reads a CIE behind its id (LSB core, "The Common Information Entry

@@ -96,26 +96,35 @@ func (o *Object) indexFunctions() []function {
 	collect(t, err, false)
 	t, err = o.StaticSymbols()
 	collect(t, err, true)
-	slices.SortFunc(index, func(a, b function) int {
-		if c := cmp.Compare(a.addr, b.addr); c != 0 {
-			return c
+	// Names are compared once for each symbol, not in the sort: there may be as
+	// many of one place as the object likes, and each as long as maxName.
+	slices.SortStableFunc(index, func(a, b function) int { return cmp.Compare(a.addr, b.addr) })
+	kept := 0
+	var best Symbol
+	for i, f := range index {
+		s := o.symbolOf(f)
+		if i > 0 && index[kept-1].addr == f.addr {
+			if preferred(s, best) < 0 {
+				index[kept-1], best = f, s
+			}
+			continue
 		}
-		return o.preferred(a, b)
-	})
-	index = slices.CompactFunc(index, func(a, b function) bool { return a.addr == b.addr })
+		index[kept], best = f, s
+		kept++
+	}
+	index = slices.Clone(index[:kept])
 	end := uint64(0)
 	for i := range index {
 		end = max(end, index[i].addr+min(index[i].size, 1<<62))
 		index[i].ends = end
 	}
-	return slices.Clip(index)
+	return index
 }
 
 // preferred orders the names of one place: with a size before without, global
 // before local, default version before hidden, then without leading
 // underscores, short, alphabetical.
-func (o *Object) preferred(a, b function) int {
-	x, y := o.symbolOf(a), o.symbolOf(b)
+func preferred(x, y Symbol) int {
 	return cmp.Or(
 		yes(x.Size == 0)-yes(y.Size == 0),
 		yes(!x.Exported())-yes(!y.Exported()),
@@ -123,7 +132,6 @@ func (o *Object) preferred(a, b function) int {
 		underscores(x.Name)-underscores(y.Name),
 		len(x.Name)-len(y.Name),
 		cmp.Compare(x.Name, y.Name),
-		yes(a.static)-yes(b.static),
 	)
 }
 
@@ -136,7 +144,7 @@ func yes(b bool) int {
 
 func underscores(name string) int {
 	n := 0
-	for n < len(name) && name[n] == '_' {
+	for n < min(len(name), 8) && name[n] == '_' {
 		n++
 	}
 	return n

@@ -1,6 +1,8 @@
 package dso
 
 import (
+	"bytes"
+	"errors"
 	"math/rand/v2"
 	"testing"
 	"time"
@@ -25,6 +27,45 @@ func FuzzReadFile(f *testing.F) {
 	}
 	f.Add(withoutSections(fixture(f, "gnu")))
 	f.Fuzz(func(t *testing.T, raw []byte) { withinBounds(t, raw) })
+}
+
+// TestLongNames indexes many symbols of one place that share one long name.
+func TestLongNames(t *testing.T) {
+	raw := fixture(t, "gnu")
+	p := patch{raw, openBytes(t, append([]byte(nil), raw...))}
+	f, _, err := p.o.Lookup("fixture_function", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	const count = 20_000
+	symbol := make([]byte, symSize)
+	le.PutUint32(symbol, 1)
+	symbol[4] = 0x12 // STB_GLOBAL, STT_FUNC
+	le.PutUint16(symbol[6:], 1)
+	le.PutUint64(symbol[8:], f.Value)
+	symbols, names := p.section(".symtab"), p.section(".strtab")
+	le.PutUint64(symbols[24:], uint64(len(raw)))
+	le.PutUint64(symbols[32:], count*symSize)
+	le.PutUint64(names[24:], uint64(len(raw)+count*symSize))
+	le.PutUint64(names[32:], maxName+2)
+	raw = append(raw, bytes.Repeat(symbol, count)...)
+	raw = append(raw, 0)
+	raw = append(raw, bytes.Repeat([]byte("_"), maxName)...)
+	raw = append(raw, 0)
+	begin := time.Now()
+	if name, _, ok := openBytes(t, raw).FunctionAt(f.Value); !ok || name != f.Name {
+		t.Errorf("function %.40q %v", name, ok)
+	}
+	if d := time.Since(begin); d > 3*time.Second {
+		t.Errorf("took %v", d)
+	}
+	raw[len(raw)-1] = '_'
+	raw = append(raw, 0)
+	p = patch{raw, openBytes(t, append([]byte(nil), raw...))}
+	le.PutUint64(p.section(".strtab")[32:], maxName+3)
+	if _, err := openBytes(t, raw).StaticSymbols(); !errors.Is(err, ErrLimit) {
+		t.Errorf("a name beyond the limit: %v", err)
+	}
 }
 
 // TestMutations is a short, repeatable part of what the fuzzer does, aimed at

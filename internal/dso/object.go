@@ -46,7 +46,7 @@ type Object struct {
 	dynsym    lazy[*dynamicSymbols]
 	symtab    lazy[*SymbolTable]
 	functions lazy[[]function]
-	frames    lazy[[]FDE]
+	frames    lazy[frames]
 }
 
 // A Range is Size bytes from an object address on.

@@ -28,7 +28,7 @@ func TestTraits(t *testing.T) {
 		"now":        with(func(c *traits) { c.now, c.nodelete, c.buildID = true, true, false }),
 		"lazy":       with(func(c *traits) { c.relro, c.stack = false, true }),
 		"cet":        with(func(c *traits) { c.ibt = true }),
-		"textrel":    with(func(c *traits) { c.texts = true }),
+		"textrel":    with(func(c *traits) { c.texts, c.tls = true, false }),
 		"stripped":   library,
 		"pie":        program,
 		"no-pie":     {kind: elf.ET_EXEC, relro: true, buildID: true},

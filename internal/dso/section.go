@@ -231,6 +231,9 @@ func (o *Object) deriveSections() []Section {
 			add(".hash", o.dyn(elf.DT_HASH), uint64(8+len(d.sysv.buckets)+len(d.sysv.chains)))
 		}
 	}
+	if f, err := o.frames.get(o.readFrames); err == nil {
+		add(".eh_frame", f.table.Addr, f.table.Size)
+	}
 	for _, s := range o.Segments {
 		switch s.Type {
 		case elf.PT_DYNAMIC:

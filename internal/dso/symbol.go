@@ -19,7 +19,7 @@ type Symbol struct {
 	Type       elf.SymType
 	Binding    elf.SymBind
 	Visibility elf.SymVis
-	Section    elf.SectionIndex // SHN_UNDEF for an import
+	Section    elf.SectionIndex // SHN_UNDEF for an import, SHN_XINDEX where it does not fit
 
 	// Of .dynsym only.
 	Version string // "" where it has none
