@@ -50,14 +50,21 @@ func (m *Module) locate(address uint64) api.Difference {
 	if s, ok := m.Object.SectionAt(at); ok {
 		d.Section = s.Name
 	}
-	if name, offset, ok := m.Object.FunctionAt(at); ok && name != "" {
-		d.Function = name
-		if offset != 0 {
-			d.Function = fmt.Sprintf("%s+0x%x", name, offset)
-		}
-	} else if fde, ok, err := m.Object.FDEAt(at); err == nil && ok {
-		// Stripped, but the unwind tables know where its functions begin.
-		d.Function = fmt.Sprintf("sub_%x+0x%x", fde.Start, at-fde.Start)
+	l, ok := m.Object.LocateFunction(at)
+	fde, unwound, _ := m.Object.FDEAt(at)
+	switch {
+	case ok && !(l.Beyond && unwound):
+		d.Function = place(l.Function.Name, l.Offset)
+	case unwound:
+		// Its name was stripped, but the unwind tables know where it begins.
+		d.Function = place(fmt.Sprintf("sub_%x", fde.Start), at-fde.Start)
 	}
 	return d
+}
+
+func place(function string, offset uint64) string {
+	if offset == 0 {
+		return function
+	}
+	return fmt.Sprintf("%s+0x%x", function, offset)
 }

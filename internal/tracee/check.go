@@ -2,7 +2,9 @@ package tracee
 
 import (
 	"fmt"
+	"path"
 	"slices"
+	"strings"
 
 	"github.com/virtualizing-os/vos/internal/api"
 	"github.com/virtualizing-os/vos/internal/procfs"
@@ -59,33 +61,33 @@ func uninterruptible(pid, tid int) error {
 }
 
 // findGadgets looks for the instructions that Gadgets needs in the code that
-// the process has mapped, outside of what is to be avoided: the vDSO first, as
-// it is in every process and no module.
+// the process has mapped, outside of what is to be avoided. The vDSO comes first,
+// as it is in every process and no file's, then the C library, which has them
+// all.
 func findGadgets(process *procfs.Process, memory *procfs.Memory, avoid []Range) (Gadgets, error) {
 	maps, err := process.Maps()
 	if err != nil {
 		return Gadgets{}, err
 	}
+	maps = slices.DeleteFunc(maps, func(m procfs.Mapping) bool {
+		return m.Perms&procfs.Exec == 0 || m.Perms&procfs.Read == 0 || m.Kind == procfs.KindVsyscall
+	})
+	slices.SortStableFunc(maps, func(a, b procfs.Mapping) int { return searchRank(&a) - searchRank(&b) })
 	var g Gadgets
 	buf := make([]byte, 256<<10)
-	for _, vdso := range []bool{true, false} {
-		for _, m := range maps {
-			if m.Perms&procfs.Exec == 0 || m.Perms&procfs.Read == 0 || m.Kind == procfs.KindVsyscall || (m.Kind == procfs.KindVDSO) != vdso {
-				continue
-			}
-			if g.Complete() {
-				return g, nil
-			}
-			for _, part := range without(Range{m.Start, m.End}, avoid) {
-				for at := part.Start; at < part.End && !g.Complete(); {
-					n, err := memory.ReadAt(buf[:min(uint64(len(buf)), part.End-at)], int64(at))
-					if n == 0 && err != nil {
-						break // pages beyond the end of a file cannot be read
-					}
-					g.Add(buf[:n], at)
-					at += uint64(n)
+	for _, m := range maps {
+		for _, part := range without(Range{m.Start, m.End}, avoid) {
+			for at := part.Start; at < part.End && !g.Complete(); {
+				n, err := memory.ReadAt(buf[:min(uint64(len(buf)), part.End-at)], int64(at))
+				if n == 0 && err != nil {
+					break // pages beyond the end of a file cannot be read
 				}
+				g.Add(buf[:n], at)
+				at += uint64(n)
 			}
+		}
+		if g.Complete() {
+			return g, nil
 		}
 	}
 	if g.Sufficient() {
@@ -94,6 +96,19 @@ func findGadgets(process *procfs.Process, memory *procfs.Memory, avoid []Range) 
 	return Gadgets{}, api.Refusal{Code: codeNoGadget, Subject: fmt.Sprintf("process %d", process.PID()),
 		Detail: "its code has no system call instruction that returns, or none that ends a signal handler",
 		Remedy: "restart the program instead"}
+}
+
+func searchRank(m *procfs.Mapping) int {
+	file := path.Base(m.Path)
+	switch {
+	case m.Kind == procfs.KindVDSO:
+		return 0
+	case strings.HasPrefix(file, "libc.so"), strings.HasPrefix(file, "libc-"), strings.HasPrefix(file, "ld-musl"):
+		return 1
+	case strings.HasPrefix(file, "ld-linux"):
+		return 2
+	}
+	return 3
 }
 
 // without returns the parts of r that none of the ranges covers.

@@ -33,7 +33,7 @@ type Range struct{ Start, End uint64 }
 
 // DefaultStopTimeout is what a thread gets to stop. One in an uninterruptible
 // sleep (state D) does not stop before it has ended.
-const DefaultStopTimeout = time.Second
+const DefaultStopTimeout = 2 * time.Second
 
 // A Session is the tracer's view of one process. It is used by the function
 // given to Do and on its goroutine only.

@@ -103,11 +103,12 @@ var errDeadThread = errors.New("the thread has ended")
 
 // seize makes this OS thread the tracer of one thread.
 func (s *Session) seize(tid int) error {
-	err := kernel.Seize(tid, seizeOptions)
-	if errors.Is(err, syscall.EPERM) {
-		return s.explainEPERM(tid, err)
-	}
-	if err != nil {
+	switch err := kernel.Seize(tid, seizeOptions); {
+	case errors.Is(err, syscall.EPERM):
+		if err := s.explainEPERM(tid, err); err != nil {
+			return err
+		}
+	case err != nil:
 		return err
 	}
 	s.threads[tid] = &thread{tid: tid}
@@ -120,7 +121,8 @@ func (s *Session) seize(tid int) error {
 	return nil
 }
 
-// explainEPERM finds out why a thread could not be seized.
+// explainEPERM finds out why a thread could not be seized; nil means that it is
+// seized already, as a thread that a seized one has just started.
 func (s *Session) explainEPERM(tid int, err error) error {
 	status, statusErr := s.process.ThreadStatus(tid)
 	switch {
@@ -128,6 +130,8 @@ func (s *Session) explainEPERM(tid int, err error) error {
 		return statusErr
 	case status.State == 'Z' || status.State == 'X':
 		return errDeadThread
+	case status.TracerPID == kernel.ThreadID():
+		return nil
 	case status.TracerPID != 0:
 		return tracedRefusal(s.process.PID(), status.TracerPID)
 	}
