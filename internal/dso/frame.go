@@ -29,7 +29,9 @@ func (f FDE) Range() Range { return Range{f.Start, f.Size} }
 // from its begin to the terminator, the end of the section, or, where a linker
 // wrote no terminator and there are no section headers, to the first record
 // that is none after as many as .eh_frame_hdr counts. Encodings other than
-// those that code for Linux uses fail with ErrUnsupported.
+// those that code for Linux uses, and entries of what is not in an executable
+// segment, fail with ErrMalformed; entries of code that the linker has thrown
+// away are left out.
 func (o *Object) FDEs() ([]FDE, error) {
 	f, err := o.frames.get(o.readFrames)
 	return f.all, err
@@ -245,7 +247,8 @@ func (o *Object) readFrames() (frames, error) {
 	cies := map[uint64]cie{}
 	var last cie // of the FDE before: nearly always the same
 	lastAt, walked := ^uint64(0), uint64(0)
-	end := uint64(0) // of the last record
+	end := uint64(0)  // of the last record
+	var code *Segment // of the FDE before
 	sorted := true
 	for at := uint64(0); at+4 <= t.end-t.at; {
 		err := b.need(at + 4)
@@ -305,13 +308,17 @@ func (o *Object) readFrames() (frames, error) {
 				wrong = "an FDE whose fields run out of it, or whose encoding is not known"
 				break
 			}
-			if f.Start+f.Size < f.Start {
-				wrong = "an FDE that wraps around"
+			// An FDE of code that the linker threw away begins at 0.
+			kept := f.Size > 0 && f.Start != 0
+			if kept && (code == nil || f.Start < code.Vaddr || f.Start-code.Vaddr >= code.Memsz) {
+				code = o.image.load(f.Start)
+			}
+			if kept && (code == nil || code.Flags&elf.PF_X == 0 || f.Size > code.Memsz-(f.Start-code.Vaddr)) {
+				wrong = "an FDE of what is not code"
 				break
 			}
 			walked++
-			// An FDE of code that the linker threw away begins at 0.
-			if f.Size > 0 && f.Start != 0 {
+			if kept {
 				sorted = sorted && (len(all) == 0 || all[len(all)-1].Start <= f.Start)
 				all = append(all, f)
 			}

@@ -230,6 +230,10 @@ func TestHostile(t *testing.T) {
 		{".eh_frame_hdr version", "gnu", func(p patch) { p.frameHeader()[0] = 2 }, ErrMalformed},
 		{".eh_frame_hdr encoding", "gnu", func(p patch) { p.frameHeader()[1] = 0x55 }, ErrMalformed},
 		{".eh_frame nowhere", "stripped", func(p patch) { le.PutUint32(p.frameHeader()[4:], 1<<30) }, ErrMalformed},
+		{"FDE of data", "gnu", func(p patch) {
+			f := p.frames()
+			le.PutUint32(f[4+le.Uint32(f)+8:], 16)
+		}, ErrMalformed},
 		{"FDE without CIE", "gnu", func(p patch) {
 			f := p.frames()
 			le.PutUint32(f[4+le.Uint32(f)+4:], 1)
