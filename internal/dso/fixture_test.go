@@ -40,7 +40,7 @@ var recipes = map[string][]string{
 	"no-pie":      {"testdata/program.c", "-no-pie", "-fno-pie"},
 	"static":      {"testdata/program.c", "-static", "-s"},
 	"static-pie":  {"testdata/program.c", "-static-pie", "-fPIE"},
-	"no-exports":  {"testdata/program.c", "-pie", "-fPIE", "-Wl,--hash-style=gnu"},
+	"no-exports":  {"testdata/imports.c", "-pie", "-fPIE", "-Wl,--hash-style=gnu"},
 	"debug-lines": {"testdata/fixture.c", "-shared", "-fPIC", "-g", versionMap},
 }
 

@@ -295,6 +295,31 @@ func TestLoaders(t *testing.T) {
 	}
 }
 
+// TestLargeTables reads tables that memory makes one read in steps.
+func TestLargeTables(t *testing.T) {
+	const base = 0x7f0000000000
+	m := memory{base, make([]byte, 5<<20+123)}
+	for i := range m.bytes {
+		m.bytes[i] = byte(i >> 8)
+	}
+	im := image{source: m, memory: true}
+	size := uint64(len(m.bytes))
+	p, err := im.readTable(base, size, "table")
+	if err != nil || !bytes.Equal(p, m.bytes) {
+		t.Errorf("%d bytes: %v", len(p), err)
+	}
+	text, err := im.readString(base, size, "text")
+	if err != nil || text != string(m.bytes) {
+		t.Errorf("%d bytes of text: %v", len(text), err)
+	}
+	if _, err := im.readTable(base, size+1, "table"); err == nil {
+		t.Error("read what is not mapped")
+	}
+	if _, err := im.readTable(base, maxLoaded+1, "table"); !errors.Is(err, ErrLimit) {
+		t.Errorf("beyond the limit: %v", err)
+	}
+}
+
 func TestNotMapped(t *testing.T) {
 	m := load(t, fixture(t, "gnu"), 0x7f0000000000, true)
 	for _, c := range []struct {
