@@ -278,6 +278,42 @@ func TestWithoutSections(t *testing.T) {
 	}
 }
 
+// TestImportsOnly finds the size of a .dynsym that no hash table covers.
+func TestImportsOnly(t *testing.T) {
+	whole := fixture(t, "no-exports")
+	table, err := openBytes(t, whole).DynamicSymbols()
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := table.Len()
+	raw := withoutSections(whole)
+	p := patch{raw, openBytes(t, withoutSections(whole))}
+	count := func(raw []byte) int {
+		table, err := openBytes(t, raw).DynamicSymbols()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return table.Len()
+	}
+	h := p.table(elf.DT_GNU_HASH)
+	clear(h[16+8*le.Uint32(h[8:]):][:4*le.Uint32(h)])
+	if n := count(raw); n != want {
+		t.Errorf("by relocations: %d symbols, want %d", n, want)
+	}
+	p.setTag(elf.DT_RELASZ, 0)
+	p.setTag(elf.DT_PLTRELSZ, 0)
+	if n := count(raw); n != want {
+		t.Errorf("by the table that follows: %d symbols, want %d", n, want)
+	}
+	p.table(elf.DT_SYMTAB)[3*symSize+4] = 0 // a local symbol is no import
+	if n := count(raw); n != 3 {
+		t.Errorf("up to what is no import: %d symbols, want 3", n)
+	}
+	if n := count(append(raw[:40:40], append(bytes.Clone(whole[40:64]), raw[64:]...)...)); n != want {
+		t.Errorf("by the section header: %d symbols, want %d", n, want)
+	}
+}
+
 func TestOnlyDebug(t *testing.T) {
 	path := fixturePath(t, "debug-lines")
 	o, debug := openBytes(t, fixture(t, "debug-lines")), openBytes(t, onlyDebug(t, path))

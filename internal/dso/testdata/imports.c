@@ -1,4 +1,4 @@
-/* An executable that exports nothing: its GNU hash table is empty. */
+/* An executable that exports nothing. */
 #include <stdio.h>
 #include <stdlib.h>
 
