@@ -2,6 +2,7 @@ package x86
 
 import (
 	"bytes"
+	"debug/elf"
 	"encoding/hex"
 	"errors"
 	"strings"
@@ -260,4 +261,31 @@ func FuzzDecode(f *testing.F) {
 			t.Fatalf("% x: one byte less: %v", code, err)
 		}
 	})
+}
+
+// BenchmarkDecode reads the text of libc from end to end.
+func BenchmarkDecode(b *testing.B) {
+	f, err := elf.Open("/usr/lib/x86_64-linux-gnu/libc.so.6")
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer f.Close()
+	text, err := f.Section(".text").Data()
+	if err != nil {
+		b.Fatal(err)
+	}
+	instructions := 0
+	b.SetBytes(int64(len(text)))
+	b.ReportAllocs()
+	for b.Loop() {
+		for at := 0; at < len(text); {
+			i, err := Decode(text[at:])
+			if err != nil {
+				b.Fatalf("at %#x: %v", at, err)
+			}
+			at += i.Len
+			instructions++
+		}
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(instructions), "ns/instruction")
 }
