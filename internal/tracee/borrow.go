@@ -81,11 +81,11 @@ func (s *Session) stopLender() (*thread, error) {
 
 // lender returns the id of the thread to borrow.
 func (s *Session) lender() (int, error) {
-	status, err := s.process.ThreadStatus(s.process.PID())
+	state, err := s.settledState(s.process.PID())
 	if err != nil {
 		return 0, err
 	}
-	switch status.State {
+	switch state {
 	case 'D':
 		return 0, uninterruptible(s.process.PID(), s.process.PID())
 	case 'Z', 'X':
@@ -102,6 +102,21 @@ func (s *Session) lender() (int, error) {
 		}
 	}
 	return 0, zombieRefusal(s.process.PID())
+}
+
+// settledState returns a thread's state. Uninterruptible sleep (D) is often a
+// matter of microseconds, a page that is read or a lock, so it is looked at for
+// a while.
+func (s *Session) settledState(tid int) (byte, error) {
+	for end := time.Now().Add(100 * time.Millisecond); ; time.Sleep(time.Millisecond) {
+		status, err := s.process.ThreadStatus(tid)
+		if err != nil {
+			return 0, err
+		}
+		if status.State != 'D' || time.Now().After(end) {
+			return status.State, nil
+		}
+	}
 }
 
 // prepare checks that the stopped thread can be borrowed and writes its way
@@ -135,7 +150,7 @@ func (s *Session) prepare(t *thread, area scratch) error {
 		return err
 	}
 	way.xstate = s.xstate[:n]
-	start, err := area.place(s.process, s.pagemap, t, chainBytes(n))
+	start, err := s.place(area, t, chainBytes(n))
 	if err != nil {
 		return err
 	}
@@ -255,7 +270,7 @@ func (s *Session) Run(calls []Call) ([]uint64, error) {
 			return nil, err
 		}
 	}
-	chained := s.gadgets.Complete() && b.signal != 0 && s.checkSeccomp(b, b.done()) == nil
+	chained := s.gadgets.Complete() && b.signal != 0 && !b.restartBlocked() && s.checkSeccomp(b, b.done()) == nil
 	results := make([]uint64, 0, len(calls))
 	for len(calls) > 0 {
 		n := min(len(calls), maxChain)
@@ -270,6 +285,13 @@ func (s *Session) Run(calls []Call) ([]uint64, error) {
 		results, calls = append(results, part...), calls[n:]
 	}
 	return results, nil
+}
+
+// restartBlocked reports whether the thread is to go on with a system call by
+// restart_syscall, which knows the time that is left. An rt_sigreturn makes the
+// kernel forget it, so there may be none as long as the tracer lives.
+func (b *borrowed) restartBlocked() bool {
+	return int64(b.regs.OrigRAX) >= 0 && -int64(b.regs.RAX) == restartBlock
 }
 
 // done is the call by which the thread tells the tracer that it is done.
@@ -370,9 +392,11 @@ func (s *Session) bringHome() error {
 	defer func() { s.borrowed = nil }()
 	if !b.away {
 		if b.regs != b.thread.regs { // out of a restartable sequence
-			return kernel.SetRegisters(b.thread.tid, &b.regs)
+			if err := kernel.SetRegisters(b.thread.tid, &b.regs); err != nil {
+				return err
+			}
 		}
-		return nil
+		return b.chain.finish(s.memory)
 	}
 	if !b.thread.stopped || b.thread.status.SyscallStop() {
 		if err := kernel.Interrupt(b.thread.tid); err != nil {
@@ -394,5 +418,8 @@ func (s *Session) bringHome() error {
 	if err := kernel.SetSignalMask(b.thread.tid, b.mask); err != nil {
 		return err
 	}
-	return kernel.SetRegisters(b.thread.tid, &b.regs)
+	if err := kernel.SetRegisters(b.thread.tid, &b.regs); err != nil {
+		return err
+	}
+	return b.chain.finish(s.memory)
 }

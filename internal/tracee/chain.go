@@ -22,7 +22,7 @@ import (
 // by the home tail and the home frame, which bring the thread back to where it
 // was borrowed. All frames load the one extended state that stands at the end.
 //
-//	results | link | link | … | home tail | home frame | extended state
+//	results | link | link | … | home tail | home frame | extended state | seal
 //
 // Between two runs a thread is stopped with its stack pointer at the home tail,
 // so the links may be written again.
@@ -32,19 +32,21 @@ type chain struct {
 	links    uint64
 	homeTail uint64
 	xstate   uint64
+	seal     uint64
 }
 
 const (
 	// maxChain is how many calls fit into one chain; one more tells the tracer.
-	maxChain  = 60
+	maxChain  = 30
 	linkWords = 8 // room for store, rbx and the longest tail, 16-byte aligned
 	linkBytes = linkWords*8 + ucontextBytes
 	homeRoom  = 64
 )
 
 // chainBytes is the room that a chain takes with an extended state of n bytes.
-func chainBytes(n int) int {
-	return 8*maxChain + (maxChain+1)*linkBytes + homeRoom + ucontextBytes + xstateAlign + n + 4
+func chainBytes(n int) uint64 {
+	frames := uint64(8*maxChain + (maxChain+1)*linkBytes + homeRoom + ucontextBytes + xstateAlign + n + 4)
+	return (frames + sealBytes + 63) &^ 63
 }
 
 // prepareChain writes the way home to memory at start, which is aligned to 64.
@@ -55,19 +57,29 @@ func prepareChain(memory *procfs.Memory, gadgets Gadgets, start uint64, way *hom
 	frameAt := c.links + (maxChain+1)*linkBytes + homeRoom
 	c.homeTail = frameAt - uint64(len(tail))
 	c.xstate = (frameAt + ucontextBytes + xstateAlign - 1) &^ (xstateAlign - 1)
+	c.seal = start + chainBytes(len(way.xstate)) - sealBytes
 
 	xstate, err := encodeXState(way.xstate)
 	if err != nil {
 		return chain{}, err
 	}
 	frame := encodeContext(&way.regs, way.mask, c.xstate)
-	image := make([]byte, c.xstate-c.homeTail, c.xstate-c.homeTail+uint64(len(xstate)))
+	image := make([]byte, c.seal-c.homeTail)
 	copy(image, tail)
 	copy(image[len(tail):], frame[:])
-	if _, err := memory.WriteAt(append(image, xstate...), int64(c.homeTail)); err != nil {
-		return chain{}, err
+	copy(image[c.xstate-c.homeTail:], xstate)
+	_, err = memory.WriteAt(append(image, encodeSeal(image)...), int64(c.homeTail))
+	return c, err
+}
+
+// finish seals all that the chain has written. The thread must be home.
+func (c *chain) finish(memory *procfs.Memory) error {
+	all := make([]byte, c.seal-c.results)
+	if _, err := memory.ReadAt(all, int64(c.results)); err != nil {
+		return err
 	}
-	return c, nil
+	_, err := memory.WriteAt(encodeSeal(all), int64(c.seal))
+	return err
 }
 
 // registers returns base changed so that it makes the call and then pops the

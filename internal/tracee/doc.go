@@ -31,9 +31,9 @@
 //   - The signal mask is set after the registers and put back before them, so
 //     that no death leaves a thread with its signals blocked.
 //   - Dead memory is the lowest end of the main thread's stack mapping (see
-//     scratch.go): never touched by anyone, or far below the stack pointer of
-//     the very thread that is borrowed. Small stacks (goroutines, coroutines)
-//     are not written to.
+//     scratch.go). Small stacks (goroutines, coroutines) are not written to.
+//   - Several calls are a chain of such frames (see chain.go): no code is put
+//     into the process, and nothing is mapped.
 //
 // # System calls that a stop interrupts
 //
@@ -43,7 +43,10 @@
 // with a timeout, …), which an unmodified program would see. These are turned
 // into -ERESTARTNOHAND: the kernel itself then decides, at the very moment the
 // thread goes on, between EINTR, where a signal handler runs, and a restart,
-// where none does. A restarted call waits for its whole time again.
+// where none does. A restarted call waits for its whole time again, but for
+// those that restart_syscall goes on with (nanosleep, poll, futex). If the tracer
+// is killed in the few microseconds between a thread's stop and this repair, the
+// thread sees its EINTR; nothing can prevent that.
 //
 // Registers are put back in a stop that lies within the kernel's signal
 // handling (PTRACE_EVENT_STOP or a signal's delivery), where it looks at

@@ -1,7 +1,9 @@
 package tracee
 
 import (
+	"encoding/binary"
 	"fmt"
+	"hash/crc32"
 
 	"github.com/virtualizing-os/vos/internal/api"
 	"github.com/virtualizing-os/vos/internal/procfs"
@@ -12,6 +14,10 @@ import (
 // the program needs to start. It is not the memory below the borrowed thread's
 // own stack pointer, which on a goroutine's or coroutine's small stack belongs
 // to somebody else.
+//
+// That it holds nothing is known in one of three ways: no page of it was ever
+// touched; or the main thread is stopped with its stack pointer far above; or
+// it holds what an earlier session left, to the byte (see seal).
 type scratch struct {
 	start, end uint64 // the stack mapping
 }
@@ -42,29 +48,81 @@ func findScratch(process *procfs.Process) (scratch, error) {
 	return scratch{}, noScratchRefusal(process.PID(), "it has no stack mapping")
 }
 
-// place returns the address for length bytes, where nothing is lost by writing
-// them, given that thread t is stopped: memory that was never touched, or such
-// as lies far below the stack pointer of the stopped main thread.
-func (a scratch) place(process *procfs.Process, pagemap *procfs.Pagemap, t *thread, length int) (uint64, error) {
-	need := (uint64(handlerRoom+length) + pageSize - 1) &^ (pageSize - 1)
+// place returns the address for length bytes, a multiple of 64, given that
+// thread t is stopped.
+func (s *Session) place(a scratch, t *thread, length uint64) (uint64, error) {
+	need := (handlerRoom + length + pageSize - 1) &^ (pageSize - 1)
 	if a.end-a.start < need {
-		return 0, noScratchRefusal(process.PID(), "its stack mapping is too small")
+		return 0, noScratchRefusal(s.process.PID(), "its stack mapping is too small")
 	}
-	touched, err := pagemap.TouchedPages(nil, a.start, a.start+need)
+	at := a.start + handlerRoom
+	touched, err := s.pagemap.TouchedPages(nil, a.start, a.start+need)
 	if err != nil {
 		return 0, err
 	}
-	if len(touched) > 0 {
-		onStack := t.regs.RSP >= a.start && t.regs.RSP < a.end
-		if t.tid != process.PID() || !onStack || t.regs.RSP < a.start+need+deadDistance {
-			return 0, noScratchRefusal(process.PID(), "the whole of its stack mapping has been used")
-		}
+	farAbove := t.tid == s.process.PID() && t.regs.RSP < a.end && t.regs.RSP >= a.start+need+deadDistance
+	if len(touched) == 0 || farAbove {
+		return at, nil
 	}
-	return a.start + handlerRoom, nil
+	if s.sealed(Range{a.start, a.start + need}, touched, at, length) {
+		return at, nil
+	}
+	return 0, noScratchRefusal(s.process.PID(), "the whole of its stack mapping has been used")
 }
 
 func noScratchRefusal(pid int, detail string) error {
 	return api.Refusal{Code: codeNoScratch, Subject: fmt.Sprintf("process %d", pid),
 		Detail: "no memory to prepare a thread's way home: " + detail,
 		Remedy: "try again when the program's main thread uses less of its stack"}
+}
+
+// A seal stands at the end of a chain's memory and says what the memory held
+// when it was written: from a distance below the seal up to the seal itself. A
+// session writes it with the way home, over that alone, and again when it ends,
+// over all. Where it still fits, no frame of the program's stack has come to lie
+// there since.
+//
+//	magic (16 bytes) | bytes covered (8) | CRC-32C of them (4) | 0 (4)
+const (
+	sealMagic = "vOS scratch v1\x00\x7f"
+	sealBytes = 32
+)
+
+var sealTable = crc32.MakeTable(crc32.Castagnoli)
+
+func encodeSeal(covered []byte) []byte {
+	seal := append([]byte(nil), sealMagic...)
+	seal = binary.LittleEndian.AppendUint64(seal, uint64(len(covered)))
+	return binary.LittleEndian.AppendUint64(seal, uint64(crc32.Checksum(covered, sealTable)))
+}
+
+// sealed reports whether the touched pages of an area hold what a session left
+// there. If the session died before its end only the way home is sealed; what
+// else is touched is then taken for its own, too.
+func (s *Session) sealed(area Range, touched []procfs.PageRange, at, length uint64) bool {
+	memory := make([]byte, length)
+	if _, err := s.memory.ReadAt(memory, int64(at)); err != nil {
+		return false
+	}
+	seal := memory[length-sealBytes:]
+	if string(seal[:len(sealMagic)]) != sealMagic {
+		return false
+	}
+	covered := binary.LittleEndian.Uint64(seal[16:])
+	if covered > length-sealBytes {
+		return false
+	}
+	content := memory[length-sealBytes-covered : length-sealBytes]
+	if string(encodeSeal(content)) != string(seal) {
+		return false
+	}
+	if covered < length-sealBytes {
+		return true
+	}
+	for _, r := range touched {
+		if r.Start < at&^(pageSize-1) || r.End > area.End {
+			return false
+		}
+	}
+	return true
 }

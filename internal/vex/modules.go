@@ -34,6 +34,10 @@ func eachProcess[R any](ctx context.Context, t api.Target,
 	var errs []error
 	matched := false
 	err = inOrder(ctx, processes, func(ctx context.Context, process *procfs.Process) (o outcome) {
+		if o.err = ctx.Err(); o.err != nil {
+			process.Close()
+			return o
+		}
 		p, err := module.Inspect(store, process)
 		if err != nil {
 			o.err = err

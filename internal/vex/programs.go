@@ -45,7 +45,7 @@ func (Machine) Programs(ctx context.Context, r api.ProgramsRequest, emit func(ap
 // describe tells about one process; nil if it is gone.
 func describe(ctx context.Context, store *module.Store, p *procfs.Process, quick bool) *api.Process {
 	stat, err := p.Stat()
-	if err != nil {
+	if err != nil || ctx.Err() != nil {
 		p.Close()
 		return nil
 	}

@@ -1,7 +1,6 @@
 package vex
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"path"
@@ -75,13 +74,4 @@ func matches(p *procfs.Process, name string) bool {
 	}
 	return isUnit && (group.Unit == name || group.UserUnit == name) ||
 		isContainer && strings.HasPrefix(group.Container, name)
-}
-
-// closeAll closes processes that nobody took over.
-func closeAll(processes []*procfs.Process) error {
-	var errs []error
-	for _, p := range processes {
-		errs = append(errs, p.Close())
-	}
-	return errors.Join(errs...)
 }

@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"io/fs"
 	"runtime"
+	"sync/atomic"
 
 	"github.com/virtualizing-os/vos/internal/api"
 	"github.com/virtualizing-os/vos/internal/kernel"
@@ -28,49 +29,38 @@ var _ api.Executive = Machine{}
 func New() (api.Executive, error) { return Machine{}, nil }
 
 // inOrder calls work for each item, on some at a time, and emit with what came
-// of each, in the items' order and from one goroutine. The first error of emit
-// ends it; work reports its own errors in its result.
+// of each, in the items' order and from one goroutine. The first error of emit,
+// or the end of ctx, cancels the context that work gets; work is still called
+// for every item, so that it can let go of it, and nothing is under way when
+// inOrder returns.
 func inOrder[T, R any](ctx context.Context, items []T, work func(context.Context, T) R, emit func(R) error) error {
-	ctx, cancel := context.WithCancel(ctx)
+	working, cancel := context.WithCancel(ctx)
 	defer cancel()
-	type slot struct {
-		item   T
-		result chan R
+	results := make([]chan R, len(items))
+	for i := range items {
+		results[i] = make(chan R, 1)
 	}
-	slots := make([]slot, len(items))
-	for i, item := range items {
-		slots[i] = slot{item, make(chan R, 1)}
-	}
-	queue := make(chan slot)
-	go func() {
-		defer close(queue)
-		for _, s := range slots {
-			select {
-			case queue <- s:
-			case <-ctx.Done():
-				return
-			}
-		}
-	}()
-	for range max(2, runtime.NumCPU()) {
+	var next atomic.Int64
+	for range min(len(items), max(2, runtime.NumCPU())) {
 		go func() {
-			for s := range queue {
-				s.result <- work(ctx, s.item)
+			for i := int(next.Add(1)) - 1; i < len(items); i = int(next.Add(1)) - 1 {
+				results[i] <- work(working, items[i])
 			}
 		}()
 	}
-	for _, s := range slots {
-		select {
-		case r := <-s.result:
-			if err := emit(r); err != nil {
-				return err
+	var err error
+	for _, result := range results {
+		r := <-result
+		if err == nil {
+			err = working.Err()
+		}
+		if err == nil {
+			if err = emit(r); err != nil {
+				cancel()
 			}
-		case <-ctx.Done():
-			// What is under way ends by itself; a session undoes what it did.
-			return ctx.Err()
 		}
 	}
-	return nil
+	return err
 }
 
 // classify wraps an error of the floors below with the one that faces decide
