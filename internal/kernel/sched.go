@@ -41,6 +41,3 @@ func SetThreadScheduling(p SchedulingPolicy) error {
 	}
 	return nil
 }
-
-// ThreadID returns the calling OS thread's id.
-func ThreadID() int { return unix.Gettid() }

@@ -5,8 +5,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"os"
-	"runtime"
 	"runtime/debug"
 	"syscall"
 	"time"
@@ -79,49 +77,10 @@ type Times struct {
 // (api.Refusal) come before any thread was stopped or registers were touched; a
 // process that is gone wraps procfs.ErrGone.
 func Do(ctx context.Context, process *procfs.Process, options Options, f func(*Session) error) (Times, error) {
-	type result struct {
-		times Times
-		err   error
-		tid   int
-	}
-	results := make(chan result, 1)
-	work := func() {
-		times, err := session(ctx, process, options, f)
-		results <- result{times, err, kernel.ThreadID()}
-	}
-	go func() {
-		// The thread is never unlocked, so it ends with this goroutine, and
-		// the kernel detaches whatever it may still trace. The main thread
-		// does not end, so it must not be the one.
-		runtime.LockOSThread()
-		if kernel.ThreadID() != os.Getpid() {
-			work()
-			return
-		}
-		ended := make(chan struct{})
-		go func() {
-			defer close(ended)
-			runtime.LockOSThread()
-			work()
-		}()
-		<-ended
-		runtime.UnlockOSThread()
-	}()
-	r := <-results
-	awaitThreadEnd(r.tid)
-	return r.times, r.err
-}
-
-// awaitThreadEnd returns when the tracing thread is gone, and with it every
-// trace of it in the process.
-func awaitThreadEnd(tid int) {
-	path := fmt.Sprintf("/proc/self/task/%d", tid)
-	for range 1000 {
-		if _, err := os.Lstat(path); err != nil {
-			return
-		}
-		time.Sleep(20 * time.Microsecond)
-	}
+	var times Times
+	var err error
+	kernel.OnOwnThread(func() { times, err = session(ctx, process, options, f) })
+	return times, err
 }
 
 func session(ctx context.Context, process *procfs.Process, options Options, f func(*Session) error) (times Times, err error) {
