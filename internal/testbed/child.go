@@ -27,6 +27,7 @@ func startChild(cmd *exec.Cmd) (*child, error) {
 		cmd.SysProcAttr = &syscall.SysProcAttr{}
 	}
 	cmd.SysProcAttr.Pdeathsig = syscall.SIGTERM
+	cmd.SysProcAttr.Setpgid = true // its descendants can be found and ended
 	cmd.WaitDelay = time.Second
 	c := &child{cmd: cmd, done: make(chan struct{})}
 	started := make(chan error)
@@ -72,6 +73,23 @@ func (c *child) stop(sig syscall.Signal, within time.Duration) error {
 func (c *child) kill() {
 	_ = c.cmd.Process.Kill() // the only error is that it has ended
 	<-c.done
+}
+
+// endGroup ends what is left of the child's process group after its own end, and
+// reaps those orphans that became children of this process (see [Subreaper]).
+func (c *child) endGroup() {
+	for end := time.Now().Add(2 * time.Second); time.Now().Before(end); time.Sleep(2 * time.Millisecond) {
+		_ = syscall.Kill(-c.pid(), syscall.SIGKILL) // nobody may be left
+		for {
+			pid, err := syscall.Wait4(-c.pid(), nil, syscall.WNOHANG, nil)
+			if err != syscall.EINTR && (err != nil || pid <= 0) {
+				break
+			}
+		}
+		if !groupExists(c.pid()) {
+			return
+		}
+	}
 }
 
 // exitStatus tells how the child ended: its exit code, or -1 and the signal.

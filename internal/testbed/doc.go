@@ -11,9 +11,9 @@
 //     zone, pending signals, …) and reports what it saw ([Fixture]);
 //   - whatever else a test compiles from its own source.
 //
-// Loads ([Load], [RedisLoad], [MemcachedLoad]) are verified: a client knows
-// the bytes that it must get, so that "0 failed" means that every answer was
-// right, not only that there was one.
+// Loads ([Nginx.Load], [Redis.Load], [Memcached.Load]) are verified: a client
+// knows the bytes that it must get, so that "0 failed" means that every answer
+// was right, not only that there was one.
 //
 // The rest watches from outside: [Inventory] counts what a process holds,
 // [Disturbance] names threads that are traced or stopped, [TakeSnapshot] finds

@@ -109,6 +109,7 @@ func StartFixtureWith(ctx context.Context, o FixtureOptions, path string, args .
 	}
 	if err != nil {
 		f.child.kill()
+		f.child.endGroup()
 		return nil, fmt.Errorf("start fixture %s: %w%s", name, err, f.stderr())
 	}
 	return f, nil
@@ -213,6 +214,7 @@ func (f *Fixture) Quit(within time.Duration) error {
 	_, writeErr := f.stdin.WriteString("quit\n")
 	defer f.stdin.Close()
 	defer f.drain()
+	defer f.child.endGroup()
 	select {
 	case <-f.child.done:
 	case <-time.After(within):
@@ -231,6 +233,7 @@ func (f *Fixture) Quit(within time.Duration) error {
 // Kill ends the fixture with SIGKILL and reaps it. It may be called twice.
 func (f *Fixture) Kill() {
 	f.child.kill()
+	f.child.endGroup()
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.stdin.Close()

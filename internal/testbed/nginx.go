@@ -1,0 +1,210 @@
+package testbed
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"os/user"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+// NginxOptions changes how nginx runs. The zero value is the usual one.
+type NginxOptions struct {
+	Workers   int      // 2 if 0
+	GzipLevel int      // 4 if 0
+	AccessLog bool     // to Folder()/access.log
+	Binary    string   // the distribution's if empty
+	Env       []string // added to the environment, as LD_LIBRARY_PATH
+	Main      string   // lines for the top of nginx.conf
+	HTTP      string   // lines for its http block
+}
+
+// An Nginx is a running nginx: a master and its workers, gzip on, serving
+// [Nginx.Files] on a loopback port. It never closes a kept connection.
+type Nginx struct {
+	*server
+	workers int
+	files   []File
+}
+
+// StartNginx starts nginx in a temporary folder and waits until all workers are
+// there and it answers. As root its workers run as www-data or nobody, as the
+// distribution's do. The caller stops it.
+func StartNginx(ctx context.Context, o NginxOptions) (*Nginx, error) {
+	if o.Workers == 0 {
+		o.Workers = 2
+	}
+	if o.GzipLevel == 0 {
+		o.GzipLevel = 4
+	}
+	if o.Binary == "" {
+		var err error
+		if o.Binary, err = findProgram("nginx"); err != nil {
+			return nil, fmt.Errorf("start nginx: %w", err)
+		}
+	}
+	n := &Nginx{workers: o.Workers, files: textFiles()}
+	var err error
+	n.server, err = startServer(ctx, "nginx", o.Env, func(folder string, port int) ([]string, error) {
+		return []string{o.Binary, "-p", folder, "-e", "error.log", "-c", "nginx.conf"}, n.write(folder, port, o)
+	}, n.ready)
+	if err != nil {
+		return nil, err
+	}
+	return n, nil
+}
+
+// RunNginx is [StartNginx] for the length of a test.
+func RunNginx(tb TB, o NginxOptions) *Nginx {
+	tb.Helper()
+	n, err := StartNginx(context.WithoutCancel(tb.Context()), o)
+	if err != nil {
+		tb.Fatalf("%v", err)
+	}
+	tb.Cleanup(func() {
+		if err := n.Stop(); err != nil {
+			tb.Errorf("%v", err)
+		}
+	})
+	return n
+}
+
+// write puts the configuration and the content into folder.
+func (n *Nginx) write(folder string, port int, o NginxOptions) error {
+	root := filepath.Join(folder, "content")
+	if err := os.Mkdir(root, 0o755); err != nil {
+		return err
+	}
+	for _, f := range n.files {
+		if err := os.WriteFile(filepath.Join(root, f.Path), f.Content, 0o644); err != nil {
+			return err
+		}
+	}
+	var c strings.Builder
+	fmt.Fprintf(&c, "daemon off;\nworker_processes %d;\npid nginx.pid;\nerror_log error.log notice;\n", o.Workers)
+	if os.Getuid() == 0 {
+		account := "nobody nogroup"
+		if _, err := user.Lookup("www-data"); err == nil {
+			account = "www-data"
+		}
+		fmt.Fprintf(&c, "user %s;\n", account)
+	}
+	fmt.Fprintf(&c, "%s\nevents { worker_connections 512; }\nhttp {\n", o.Main)
+	access := "off"
+	if o.AccessLog {
+		access = "access.log"
+	}
+	fmt.Fprintf(&c, "access_log %s;\n", access)
+	for _, kind := range []string{"client_body", "proxy", "fastcgi", "uwsgi", "scgi"} {
+		fmt.Fprintf(&c, "%s_temp_path %s_temp;\n", kind, kind)
+	}
+	fmt.Fprintf(&c, `default_type text/plain;
+gzip on;
+gzip_types text/plain;
+gzip_min_length 1;
+gzip_comp_level %d;
+keepalive_timeout 1h;
+keepalive_requests 1000000000;
+keepalive_time 24h;
+%s
+server {
+  listen 127.0.0.1:%d backlog=511;
+  root content;
+}
+}
+`, o.GzipLevel, o.HTTP, port)
+	return os.WriteFile(filepath.Join(folder, "nginx.conf"), []byte(c.String()), 0o644)
+}
+
+func (n *Nginx) ready(ctx context.Context, s *server) error {
+	if found := len(Children(s.child.pid())); found != n.workers {
+		return fmt.Errorf("%d workers of %d", found, n.workers)
+	}
+	c := &httpClient{addr: s.addr, files: n.files[:1], weights: []int{1}, weightSum: 1}
+	defer c.disconnect()
+	deadline, ok := ctx.Deadline()
+	if !ok {
+		deadline = time.Now().Add(time.Second)
+	}
+	_, err := c.ask(newRandom(), deadline)
+	return err
+}
+
+// Files are what it serves.
+func (n *Nginx) Files() []File { return n.files }
+
+// Master returns the master's pid.
+func (n *Nginx) Master() int { return n.child.pid() }
+
+// Workers returns the pids of the workers there are now, sorted.
+func (n *Nginx) Workers() []int { return Children(n.Master()) }
+
+// Pids returns the master's pid and then the workers'.
+func (n *Nginx) Pids() []int { return append([]int{n.Master()}, n.Workers()...) }
+
+// Load starts a verified load on it.
+func (n *Nginx) Load(ctx context.Context, o LoadOptions) *Load {
+	return StartHTTPLoad(ctx, n.addr, n.files, o)
+}
+
+// Crashes returns the lines of the log which say that a worker died. The master
+// replaces such a worker, so that nothing else may tell.
+func (n *Nginx) Crashes() []string {
+	text, err := os.ReadFile(filepath.Join(n.folder, "error.log"))
+	if err != nil {
+		return nil
+	}
+	var crashes []string
+	for line := range strings.Lines(string(text)) {
+		if strings.Contains(line, "exited on signal") || strings.Contains(line, "[alert]") {
+			crashes = append(crashes, strings.TrimSpace(line))
+		}
+	}
+	return crashes
+}
+
+// Stop ends master and workers, and removes the folder. A worker that crashed or
+// is missing, or a master that had to be killed, is an error.
+func (n *Nginx) Stop() error {
+	var lost error
+	select {
+	case <-n.child.done:
+		lost = fmt.Errorf("nginx %d had ended before: %v: %s", n.Master(), n.child.err, n.Log())
+	default:
+		if workers := n.Workers(); len(workers) != n.workers {
+			lost = fmt.Errorf("nginx %d has %d workers of %d: %s", n.Master(), len(workers), n.workers, n.Log())
+		} else if crashes := n.Crashes(); len(crashes) > 0 {
+			lost = fmt.Errorf("nginx %d lost a worker: %s", n.Master(), crashes[0])
+		}
+	}
+	if err := n.stop(); err != nil {
+		return err
+	}
+	return lost
+}
+
+// findProgram looks in PATH and in the folders of system programs, which are
+// not in the PATH of every user.
+func findProgram(name string) (string, error) {
+	folders := append(filepath.SplitList(os.Getenv("PATH")), "/usr/sbin", "/sbin", "/usr/local/sbin")
+	for _, folder := range folders {
+		path := filepath.Join(folder, name)
+		if info, err := os.Stat(path); err == nil && info.Mode().IsRegular() && info.Mode()&0o111 != 0 {
+			return path, nil
+		}
+	}
+	return "", fmt.Errorf("%s is not installed: scripts/deps.sh does it", name)
+}
+
+// accepts tells whether somebody listens on addr.
+func accepts(addr string) bool {
+	c, err := net.DialTimeout("tcp", addr, time.Second)
+	if err != nil {
+		return false
+	}
+	c.Close()
+	return true
+}
