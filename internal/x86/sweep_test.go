@@ -2,7 +2,6 @@ package x86
 
 import (
 	"bytes"
-	"iter"
 	"os"
 	"path/filepath"
 	"testing"
@@ -16,10 +15,9 @@ import (
 // this one: at most 7 bytes are given, and an instruction has at most 15.
 const slot = 24
 
-// modRMForms returns a ModRM byte and a SIB byte: each addressing form, and
-// each reg with memory and with a register.
-func modRMForms() [][2]byte {
-	var forms [][2]byte
+// modRMForms are pairs of a ModRM and a SIB byte: each reg with memory and with
+// a register, and each addressing form.
+var modRMForms = func() (forms [][2]byte) {
 	for reg := range byte(8) {
 		forms = append(forms, [2]byte{reg << 3, 0x90}, [2]byte{0xc0 | reg<<3, 0x90})
 	}
@@ -30,76 +28,75 @@ func modRMForms() [][2]byte {
 		forms = append(forms, [2]byte{modRM, 0x88}, [2]byte{modRM, 0x25})
 	}
 	return forms
+}()
+
+// each yields the beginnings of instructions with all opcodes behind head.
+func each(yield func([]byte) bool, head ...byte) bool {
+	for opcode := range 256 {
+		for _, form := range modRMForms {
+			if !yield(append(head[:len(head):len(head)], byte(opcode), form[0], form[1])) {
+				return false
+			}
+		}
+	}
+	return true
 }
 
-// encodings yields the beginnings of instructions. The slice is used again.
-func encodings() iter.Seq[[]byte] {
-	return func(yield func([]byte) bool) {
-		var code []byte
-		each := func(head ...byte) bool {
-			for opcode := range 256 {
-				for _, form := range modRMForms() {
-					code = append(append(code[:0], head...), byte(opcode), form[0], form[1])
-					if !yield(code) {
-						return false
-					}
-				}
+// legacyEncodings has the four legacy maps, each with several prefixes.
+func legacyEncodings(yield func([]byte) bool) {
+	for _, prefix := range []string{"", "\x66", "\xf2", "\xf3", "\x48", "\x66\x48", "\x67", "\xf0", "\x41", "\xf2\x66"} {
+		for _, escape := range []string{"", "\x0f", "\x0f\x38", "\x0f\x3a"} {
+			if !each(yield, []byte(prefix+escape)...) {
+				return
 			}
-			return true
 		}
-		for _, prefix := range []string{"", "\x66", "\xf2", "\xf3", "\x48", "\x66\x48", "\x67", "\xf0", "\x41", "\xf2\x66"} {
-			for _, escape := range []string{"", "\x0f", "\x0f\x38", "\x0f\x3a"} {
-				if !each([]byte(prefix + escape)...) {
+	}
+}
+
+// vectorEncodings has the maps of VEX, XOP and EVEX with each pp, W and vector
+// length, without and with a register in vvvv.
+func vectorEncodings(yield func([]byte) bool) {
+	for low := range byte(16) {
+		w, length, pp := low>>3<<7, low>>2&1, low&3
+		for _, v := range []byte{0x78, 0x50} {
+			p := w | v | length<<2 | pp
+			if !each(yield, 0xc5, p) {
+				return
+			}
+			for m := range byte(8) {
+				if !each(yield, 0xc4, 0xe0|m, p) || !each(yield, 0x8f, 0xe8|m, p) {
 					return
 				}
-			}
-		}
-		for pp := range byte(4) {
-			for w := range byte(2) {
-				for length := range byte(2) {
-					low := length<<2 | pp
-					for m := range byte(8) {
-						if !each(0xc4, 0xe0|m, w<<7|0x78|low) || !each(0xc4, 0xe0|m, w<<7|0x50|low) {
-							return
-						}
-					}
-					for m := byte(8); m < 12; m++ {
-						if !each(0x8f, 0xe0|m, w<<7|0x78|low) || !each(0x8f, 0xe0|m, w<<7|0x50|low) {
-							return
-						}
-					}
-					if !each(0xc5, w<<7|0x78|low) {
-						return
-					}
-				}
-				for length := range byte(3) {
-					for m := range byte(8) {
-						if !each(0x62, 0xf0|m, w<<7|0x7c|pp, length<<5|0x08) || !each(0x62, 0xf0|m, w<<7|0x54|pp, length<<5|0x09) {
-							return
-						}
-					}
+				p := w | v | 4 | pp
+				if !each(yield, 0x62, 0xf0|m, p, length<<6|0x08) || !each(yield, 0x62, 0xf0|m, p, 0x29) {
+					return
 				}
 			}
 		}
 	}
 }
 
-// TestSweep takes a fifth of the encodings, without those that Decode refuses:
-// they can't have a wrong length. With VOS_SOAK=1 it takes all, and so also
-// shows what objdump knows and Decode refuses.
+// TestSweep takes all legacy encodings and a part of the others, without those
+// that Decode refuses: they can't have a wrong length. With VOS_SOAK=1 it takes
+// all, and so also shows what objdump knows and Decode refuses.
 func TestSweep(t *testing.T) {
 	needObjdump(t)
 	soak := os.Getenv("VOS_SOAK") != ""
 	nops := bytes.Repeat([]byte{0x90}, slot)
 	var code []byte
-	n := 0
-	for e := range encodings() {
-		if n++; !soak && n%5 != 0 {
-			continue
-		}
-		padded := append(append(code, e...), nops[len(e):]...)
+	add := func(encoding []byte) {
+		padded := append(append(code, encoding...), nops[len(encoding):]...)
 		if _, err := Decode(padded[len(code):]); soak || err == nil {
 			code = padded
+		}
+	}
+	for e := range legacyEncodings {
+		add(e)
+	}
+	n := 0
+	for e := range vectorEncodings {
+		if n++; soak || n%11 == 0 { // 11 divides neither the opcodes nor the forms
+			add(e)
 		}
 	}
 	file := filepath.Join(t.TempDir(), "encodings")
