@@ -3,6 +3,7 @@ package testbed
 import (
 	"errors"
 	"fmt"
+	"os"
 	"os/exec"
 	"runtime"
 	"sync"
@@ -39,6 +40,7 @@ func startChild(cmd *exec.Cmd) (*child, error) {
 		if err != nil {
 			return
 		}
+		awaitExit(cmd.Process.Pid)
 		c.err = cmd.Wait()
 		close(c.done)
 	}()
@@ -46,6 +48,31 @@ func startChild(cmd *exec.Cmd) (*child, error) {
 		return nil, fmt.Errorf("start %s: %w", cmd.Path, err)
 	}
 	return c, nil
+}
+
+// awaitExit returns when a child has ended, without waiting for it: a wait by
+// the parent also takes the stops of a child that another thread of the parent
+// traces (wait_consider_task in kernel/exit.c), and tests trace what they start.
+// Where the kernel has no pidfds it returns at once.
+func awaitExit(pid int) {
+	const sysPidfdOpen, pidfdNonblock = 434, syscall.O_NONBLOCK
+	fd, _, errno := syscall.RawSyscall(sysPidfdOpen, uintptr(pid), pidfdNonblock, 0)
+	if errno != 0 {
+		return
+	}
+	file := os.NewFile(fd, "pidfd")
+	defer file.Close()
+	raw, err := file.SyscallConn()
+	if err != nil {
+		return
+	}
+	// A pidfd becomes readable when its process ends; there is nothing to read.
+	asked := false
+	_ = raw.Read(func(uintptr) bool {
+		ended := asked
+		asked = true
+		return ended
+	})
 }
 
 func (c *child) pid() int { return c.cmd.Process.Pid }
@@ -80,14 +107,19 @@ func (c *child) kill() {
 func (c *child) endGroup() {
 	for end := time.Now().Add(2 * time.Second); time.Now().Before(end); time.Sleep(2 * time.Millisecond) {
 		_ = syscall.Kill(-c.pid(), syscall.SIGKILL) // nobody may be left
-		for {
-			pid, err := syscall.Wait4(-c.pid(), nil, syscall.WNOHANG, nil)
-			if err != syscall.EINTR && (err != nil || pid <= 0) {
-				break
-			}
-		}
-		if !groupExists(c.pid()) {
+		if !c.groupLeft() {
 			return
+		}
+	}
+}
+
+// groupLeft tells whether somebody is left in the child's process group. Those
+// who are dead and for this process to reap are reaped.
+func (c *child) groupLeft() bool {
+	for {
+		pid, err := syscall.Wait4(-c.pid(), nil, syscall.WNOHANG, nil)
+		if err != syscall.EINTR && (err != nil || pid <= 0) {
+			return groupExists(c.pid())
 		}
 	}
 }

@@ -245,6 +245,7 @@ func (s *Session) passOn(t *thread, signal int) error {
 
 // unstoppable says which threads did not stop in time, and why.
 func (s *Session) unstoppable(what string) error {
+	missing := "none is missing"
 	for tid, t := range s.threads {
 		if t.stopped {
 			continue
@@ -256,6 +257,10 @@ func (s *Session) unstoppable(what string) error {
 		if status.State == 'D' {
 			return uninterruptible(s.process.PID(), tid)
 		}
+		missing = fmt.Sprintf("thread %d is in state %c", tid, status.State)
+		if call, err := s.process.Syscall(tid); err == nil {
+			missing += fmt.Sprintf(", %+v", call)
+		}
 	}
-	return fmt.Errorf("%s: process %d: no answer within %v: %w", what, s.process.PID(), s.options.StopTimeout, os.ErrDeadlineExceeded)
+	return fmt.Errorf("%s: process %d: %s after %v: %w", what, s.process.PID(), missing, s.options.StopTimeout, os.ErrDeadlineExceeded)
 }
