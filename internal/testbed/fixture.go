@@ -169,6 +169,17 @@ func (f *Fixture) stderr() string {
 	return ""
 }
 
+// fate says how a fixture that does not answer ended, if it did.
+func (f *Fixture) fate() string {
+	select {
+	case <-f.child.done:
+		code, signal := f.ExitStatus()
+		return fmt.Sprintf(" (exit code %d, signal %v)%s", code, signal, f.stderr())
+	case <-time.After(100 * time.Millisecond):
+		return f.stderr()
+	}
+}
+
 var errFixtureEnded = errors.New("its output ended")
 
 func (f *Fixture) line(ctx context.Context) ([]byte, error) {
@@ -188,14 +199,14 @@ func (f *Fixture) Report(ctx context.Context) (Report, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if _, err := f.stdin.WriteString("report\n"); err != nil {
-		return Report{}, fmt.Errorf("ask fixture %d: %w%s", f.Pid(), err, f.stderr())
+		return Report{}, fmt.Errorf("ask fixture %d: %w%s", f.Pid(), err, f.fate())
 	}
 	f.owed++
 	var line []byte
 	for f.owed > 0 {
 		var err error
 		if line, err = f.line(ctx); err != nil {
-			return Report{}, fmt.Errorf("ask fixture %d: %w%s", f.Pid(), err, f.stderr())
+			return Report{}, fmt.Errorf("ask fixture %d: %w%s", f.Pid(), err, f.fate())
 		}
 		f.owed--
 	}

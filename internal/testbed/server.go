@@ -141,7 +141,7 @@ func (s *server) stop() error {
 	stopped := s.child.stop(syscall.SIGTERM, 10*time.Second)
 	var left error
 	for end := time.Now().Add(5 * time.Second); ; time.Sleep(5 * time.Millisecond) {
-		if !groupExists(pid) {
+		if !s.child.groupLeft() {
 			break
 		}
 		if time.Now().After(end) {
