@@ -1,0 +1,57 @@
+package bench
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"runtime"
+	"strings"
+
+	"github.com/virtualizing-os/vos/internal/kernel"
+)
+
+type group struct {
+	name, title string
+	measure     func(ctx context.Context, runs int) ([]Figure, error)
+}
+
+var groups = []group{
+	{"start", "vos as a command, whole processes", Start},
+	{"ps", "vos ps of 300 processes", Programs},
+	{"verify", "verification of an nginx worker and of this machine", Verify},
+	{"stop", "all threads stopped and resumed; floor: bare seize, interrupt, wait, detach", Stop},
+	{"refresh", "healing; held up: one thread borrowed, or all stopped where the processors are busy", Heal},
+}
+
+// Run measures all groups, or the one that is named, and prints them as they
+// come.
+func Run(ctx context.Context, w io.Writer, only string, runs int) error {
+	release, err := kernel.Release()
+	if err != nil {
+		return err
+	}
+	load, err := os.ReadFile("/proc/loadavg")
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(w, "Linux %v, %d processors, load %s\n", release, runtime.NumCPU(), strings.Fields(string(load))[0])
+	found := false
+	for _, g := range groups {
+		if only != "" && g.name != only {
+			continue
+		}
+		found = true
+		figures, err := g.measure(ctx, runs)
+		if printErr := Print(w, g.title, figures); printErr != nil {
+			return printErr
+		}
+		if err != nil {
+			return fmt.Errorf("measure %s: %w", g.name, err)
+		}
+	}
+	if !found {
+		return fmt.Errorf("there is no group %q", only)
+	}
+	return nil
+}
