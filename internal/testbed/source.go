@@ -12,7 +12,7 @@ func c(file string, flags ...string) Build {
 // builds are the fixtures in this package. What each is for, its arguments and
 // its counters are told at the top of its source.
 var builds = map[string]Build{
-	"eintr":      c("eintr.c"),
+	"eintr":      {Files: []string{"eintr.c", "eintr.h", "eintr_timed.h", "eintr_token.h", "eintr_genuine.h", "report.h"}},
 	"threads":    c("threads.c"),
 	"signals":    c("signals.c"),
 	"churn":      c("churn.c"),
