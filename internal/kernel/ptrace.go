@@ -32,17 +32,16 @@ const (
 )
 
 const (
-	ntX86XState                    = 0x202  // elf.h NT_X86_XSTATE
-	ptraceGetSigMask               = 0x420a // linux/ptrace.h
-	ptraceSetSigMask               = 0x420b
-	ptraceSeccompGetFilter         = 0x420c
-	ptraceGetRseqConfiguration     = 0x420f
-	ptraceGetSyscallUserDispatch   = 0x4211
-	sigMaskBytes                   = 8
-	sizeofRseqConfiguration        = 24
-	sizeofSyscallDispatchConfig    = 32
-	maxSeccompFilterInstructions   = 4096 // BPF_MAXINSNS
-	sizeofSeccompFilterInstruction = 8
+	ntX86XState                  = 0x202  // elf.h NT_X86_XSTATE
+	ptraceGetSigMask             = 0x420a // linux/ptrace.h
+	ptraceSetSigMask             = 0x420b
+	ptraceSeccompGetFilter       = 0x420c
+	ptraceGetRseqConfiguration   = 0x420f
+	ptraceGetSyscallUserDispatch = 0x4211
+	sigMaskBytes                 = 8
+	sizeofRseqConfiguration      = 24
+	sizeofSyscallDispatchConfig  = 32
+	maxSeccompFilterInstructions = 4096 // BPF_MAXINSNS
 )
 
 func ptrace(request, tid int, addr, data uintptr) error {
@@ -204,4 +203,11 @@ func SeccompFilter(tid, index int) ([]FilterInstruction, error) {
 		return nil, fmt.Errorf("read seccomp filter of thread %d: %d instructions, more than the kernel allows", tid, n)
 	}
 	return append([]FilterInstruction(nil), buf[:n]...), nil
+}
+
+// HasSeccompFilter reports whether a stopped thread has a seccomp filter, as far
+// as the caller may know.
+func HasSeccompFilter(tid int) bool {
+	_, _, errno := unix.RawSyscall6(unix.SYS_PTRACE, ptraceSeccompGetFilter, uintptr(tid), 0, 0, 0, 0)
+	return errno == 0
 }

@@ -20,9 +20,10 @@ type Process struct {
 	Started time.Time
 	Modules []*Module // by ascending address
 
-	maps    []procfs.Mapping
-	memory  *procfs.Memory
-	pagemap *procfs.Pagemap
+	identity procfs.Auxv // of the program that was inspected
+	maps     []procfs.Mapping
+	memory   *procfs.Memory
+	pagemap  *procfs.Pagemap
 }
 
 // Inspect lists the modules of a process. It takes over the process: Close
@@ -44,6 +45,11 @@ func Inspect(store *Store, process *procfs.Process) (_ *Process, err error) {
 		return nil, err
 	}
 	p.Started = time.Now().Add(-age)
+	// Read first: should the process become another program meanwhile, what
+	// follows is of no use, and Commit notices by this.
+	if p.identity, err = process.Auxv(); err != nil {
+		return nil, err
+	}
 	if p.maps, err = process.Maps(); err != nil {
 		return nil, err
 	}
@@ -157,7 +163,8 @@ func (p *Process) find(store *Store) error {
 		}
 		return 1
 	})
-	return p.nameKinds()
+	p.nameKinds()
+	return nil
 }
 
 // addMapped adds the module whose first segment is mapped at m, if all its
@@ -237,12 +244,8 @@ func (p *Process) addUnread(m *procfs.Mapping, state procfs.FileState, err error
 }
 
 // nameKinds finds out which module is the executable and which the loader.
-func (p *Process) nameKinds() error {
-	auxv, err := p.Auxv()
-	if err != nil {
-		return err
-	}
-	entry, base := auxv[procfs.AuxEntry], auxv[procfs.AuxBase]
+func (p *Process) nameKinds() {
+	entry, base := p.identity[procfs.AuxEntry], p.identity[procfs.AuxBase]
 	for _, m := range p.Modules {
 		switch {
 		case m.Object == nil || m.Kind == VDSO:
@@ -252,7 +255,6 @@ func (p *Process) nameKinds() error {
 			m.Kind = Loader
 		}
 	}
-	return nil
 }
 
 // findOpened marks the modules that dlclose might unload: all that the

@@ -52,7 +52,7 @@ func (p *Process) Commit(ctx context.Context, plans []*Plan) (Refresh, error) {
 		return Refresh{Total: time.Since(begin)}, nil
 	}
 	stop = stop || p.busy()
-	times, err := tracee.Do(ctx, p.Process, tracee.Options{Avoid: avoid}, func(s *tracee.Session) error {
+	times, err := tracee.Do(ctx, p.Process, tracee.Options{Avoid: avoid, Identity: p.identity}, func(s *tracee.Session) error {
 		if stop {
 			if err := s.StopAll(); err != nil {
 				return err

@@ -20,9 +20,10 @@ type borrowed struct {
 	chain  chain            // its way home
 	away   bool             // the registers are not the program's
 
-	tgid, tid uint64 // its ids in its own pid namespace
-	signal    int    // by which it tells that it is done; 0 where the program listens to all
-	seccomp   seccompState
+	tgid, tid   uint64 // its ids in its own pid namespace
+	signal      int    // by which it tells that it is done; 0 where the program listens to all
+	seccompMode int
+	seccomp     seccompState
 }
 
 const (
@@ -41,26 +42,31 @@ func (s *Session) Borrow() error {
 	if err != nil {
 		return err
 	}
-	t, err := s.stopLender()
+	tid, err := s.lender()
 	if err != nil {
 		return err
 	}
-	return s.prepare(t, area)
+	b, err := s.describe(tid)
+	if err != nil {
+		return err
+	}
+	if b.thread, err = s.stopLender(tid); err != nil {
+		return err
+	}
+	return s.prepare(b, area)
 }
 
-// stopLender stops the thread to borrow: the main thread, as the scratch memory
-// is the far end of its stack, or any other where that one has ended.
-func (s *Session) stopLender() (*thread, error) {
-	tid, err := s.lender()
-	if err != nil {
-		return nil, err
-	}
+// stopLender stops the thread to borrow.
+func (s *Session) stopLender(tid int) (*thread, error) {
 	t := s.threads[tid]
 	if t == nil {
 		if err := s.seize(tid); err != nil {
 			return nil, err
 		}
 		t = s.threads[tid]
+	}
+	if err := s.checkIdentity(); err != nil {
+		return nil, err
 	}
 	s.boost()
 	s.times.borrowStart = time.Now()
@@ -79,7 +85,8 @@ func (s *Session) stopLender() (*thread, error) {
 	return t, nil
 }
 
-// lender returns the id of the thread to borrow.
+// lender returns the id of the thread to borrow: the main thread, as the scratch
+// memory is the far end of its stack, or any other where that one has ended.
 func (s *Session) lender() (int, error) {
 	state, err := s.settledState(s.process.PID())
 	if err != nil {
@@ -119,9 +126,24 @@ func (s *Session) settledState(tid int) (byte, error) {
 	}
 }
 
+// describe finds out, before the thread is stopped, what the kernel will let it
+// do and how it can tell that it is done.
+func (s *Session) describe(tid int) (*borrowed, error) {
+	status, err := s.process.ThreadStatus(tid)
+	if err != nil {
+		return nil, err
+	}
+	b := &borrowed{tgid: s.ownPID, signal: ignoredSignal(status), seccompMode: status.Seccomp}
+	if len(status.NSPIDs) > 0 {
+		b.tid = uint64(status.NSPIDs[len(status.NSPIDs)-1])
+	}
+	return b, nil
+}
+
 // prepare checks that the stopped thread can be borrowed and writes its way
 // home to scratch memory.
-func (s *Session) prepare(t *thread, area scratch) error {
+func (s *Session) prepare(b *borrowed, area scratch) error {
+	t := b.thread
 	if t.regs.CS != userCodeSegment {
 		return not64BitRefusal(s.process.PID())
 	}
@@ -132,10 +154,13 @@ func (s *Session) prepare(t *thread, area scratch) error {
 	} else if err != nil && !errors.Is(err, syscall.EIO) {
 		return err
 	}
-	b := &borrowed{thread: t, regs: t.regs}
+	b.regs = t.regs
 	way := home{regs: homeRegisters(t.regs)}
 	var err error
-	if err = s.readStatus(b); err != nil {
+	if b.seccomp, err = readSeccomp(t.tid, b.seccompMode); err != nil {
+		return err
+	}
+	if err := s.checkSeccomp(b, Call{Number: sysRTSigreturn}); err != nil {
 		return err
 	}
 	if way.mask, err = kernel.GetSignalMask(t.tid); err != nil {
@@ -159,23 +184,6 @@ func (s *Session) prepare(t *thread, area scratch) error {
 	}
 	s.borrowed = b
 	return nil
-}
-
-// readStatus finds out what the kernel will let the thread do.
-func (s *Session) readStatus(b *borrowed) error {
-	status, err := s.process.ThreadStatus(b.thread.tid)
-	if err != nil {
-		return err
-	}
-	if len(status.NSPIDs) > 0 {
-		b.tid = uint64(status.NSPIDs[len(status.NSPIDs)-1])
-	}
-	b.tgid = s.ownPID
-	b.signal = ignoredSignal(status)
-	if b.seccomp, err = readSeccomp(b.thread.tid, status.Seccomp); err != nil {
-		return err
-	}
-	return s.checkSeccomp(b, Call{Number: sysRTSigreturn})
 }
 
 // ignoredSignal returns a signal that does nothing to the program when nobody
@@ -327,7 +335,7 @@ func (s *Session) runChained(calls []Call) ([]uint64, error) {
 		}
 	}
 	results := make([]uint64, len(calls))
-	return results, s.readWords(b.chain.results, results)
+	return results, b.chain.readResults(s.memory, results)
 }
 
 // runStepped makes one call with a stop at its entry and one at its exit.

@@ -33,6 +33,7 @@ type chain struct {
 	homeTail uint64
 	xstate   uint64
 	seal     uint64
+	image    []byte // what stands in memory from results up to seal
 }
 
 const (
@@ -50,36 +51,48 @@ func chainBytes(n int) uint64 {
 }
 
 // prepareChain writes the way home to memory at start, which is aligned to 64.
-func prepareChain(memory *procfs.Memory, gadgets Gadgets, start uint64, way *home) (chain, error) {
+func prepareChain(memory *procfs.Memory, gadgets Gadgets, start uint64, h *home) (chain, error) {
 	c := chain{gadgets: gadgets, results: start, links: start + 8*maxChain}
 	tail := gadgets.tail()
 	// The tail ends where the frame begins.
 	frameAt := c.links + (maxChain+1)*linkBytes + homeRoom
 	c.homeTail = frameAt - uint64(len(tail))
 	c.xstate = (frameAt + ucontextBytes + xstateAlign - 1) &^ (xstateAlign - 1)
-	c.seal = start + chainBytes(len(way.xstate)) - sealBytes
+	c.seal = start + chainBytes(len(h.xstate)) - sealBytes
 
-	xstate, err := encodeXState(way.xstate)
+	xstate, err := encodeXState(h.xstate)
 	if err != nil {
 		return chain{}, err
 	}
-	frame := encodeContext(&way.regs, way.mask, c.xstate)
-	image := make([]byte, c.seal-c.homeTail)
-	copy(image, tail)
-	copy(image[len(tail):], frame[:])
-	copy(image[c.xstate-c.homeTail:], xstate)
-	_, err = memory.WriteAt(append(image, encodeSeal(image)...), int64(c.homeTail))
+	frame := encodeContext(&h.regs, h.mask, c.xstate)
+	c.image = make([]byte, c.seal-c.results, c.seal-c.results+sealBytes)
+	way := c.image[c.homeTail-c.results:]
+	copy(way, tail)
+	copy(way[len(tail):], frame[:])
+	copy(way[c.xstate-c.homeTail:], xstate)
+	// The links are dead memory, or hold what an earlier session left; they are
+	// made the image's, so that the seal at the end needs no reading.
+	all := append(c.image, encodeSeal(way)...)
+	_, err = memory.WriteAt(all, int64(c.results))
 	return c, err
 }
 
 // finish seals all that the chain has written. The thread must be home.
 func (c *chain) finish(memory *procfs.Memory) error {
-	all := make([]byte, c.seal-c.results)
-	if _, err := memory.ReadAt(all, int64(c.results)); err != nil {
+	_, err := memory.WriteAt(encodeSeal(c.image), int64(c.seal))
+	return err
+}
+
+// readResults reads what the calls returned.
+func (c *chain) readResults(memory *procfs.Memory, results []uint64) error {
+	words := c.image[:8*len(results)]
+	if _, err := memory.ReadAt(words, int64(c.results)); err != nil {
 		return err
 	}
-	_, err := memory.WriteAt(encodeSeal(all), int64(c.seal))
-	return err
+	for i := range results {
+		results[i] = binary.LittleEndian.Uint64(words[8*i:])
+	}
+	return nil
 }
 
 // registers returns base changed so that it makes the call and then pops the
@@ -127,6 +140,7 @@ func (c *chain) write(memory *procfs.Memory, calls []Call, base *kernel.Register
 	if len(image) == 0 {
 		return first, nil
 	}
+	copy(c.image[c.links-c.results:], image)
 	_, err := memory.WriteAt(image, int64(c.links))
 	return first, err
 }

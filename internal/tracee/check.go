@@ -1,6 +1,7 @@
 package tracee
 
 import (
+	"errors"
 	"fmt"
 	"path"
 	"slices"
@@ -79,6 +80,9 @@ func findGadgets(process *procfs.Process, memory *procfs.Memory, avoid []Range) 
 		for _, part := range without(Range{m.Start, m.End}, avoid) {
 			for at := part.Start; at < part.End && !g.Complete(); {
 				n, err := memory.ReadAt(buf[:min(uint64(len(buf)), part.End-at)], int64(at))
+				if errors.Is(err, procfs.ErrGone) {
+					return Gadgets{}, err
+				}
 				if n == 0 && err != nil {
 					break // pages beyond the end of a file cannot be read
 				}
@@ -95,7 +99,7 @@ func findGadgets(process *procfs.Process, memory *procfs.Memory, avoid []Range) 
 	}
 	return Gadgets{}, api.Refusal{Code: codeNoGadget, Subject: fmt.Sprintf("process %d", process.PID()),
 		Detail: "its code has no system call instruction that returns, or none that ends a signal handler",
-		Remedy: "restart the program instead"}
+		Remedy: "try again if it has only just been started; otherwise restart it"}
 }
 
 func searchRank(m *procfs.Mapping) int {

@@ -17,10 +17,11 @@ type seccompState struct {
 	filters [][]kernel.FilterInstruction
 }
 
-// readSeccomp reads the filters of a stopped thread.
+// readSeccomp reads the filters of a stopped thread, whose mode was read before
+// it stopped: it may have got its first filter since.
 func readSeccomp(tid, mode int) (seccompState, error) {
 	state := seccompState{strict: mode == procfs.SeccompStrict}
-	if mode != procfs.SeccompFilter {
+	if mode != procfs.SeccompFilter && !kernel.HasSeccompFilter(tid) {
 		return state, nil
 	}
 	for i := 0; ; i++ {

@@ -22,6 +22,10 @@ type Options struct {
 	// Avoid are address ranges whose code the session must not rely on,
 	// because the caller is about to change it.
 	Avoid []Range
+	// Identity is the auxiliary vector of the program that the session is meant
+	// for, as it was when the caller looked at it; nil takes the one that runs
+	// now. Another one means that the process became another program by execve.
+	Identity procfs.Auxv
 	// Ordinary leaves the tracing thread at its scheduling policy.
 	Ordinary bool
 }
@@ -93,6 +97,11 @@ func session(ctx context.Context, process *procfs.Process, options Options, f fu
 	status, err := check(process)
 	if err != nil {
 		return Times{}, err
+	}
+	if options.Identity == nil {
+		if options.Identity, err = process.Auxv(); err != nil {
+			return Times{}, err
+		}
 	}
 	s := &Session{process: process, options: options, threads: make(map[int]*thread), xstate: make([]byte, maxXState), ownPID: uint64(process.PID())}
 	if n := len(status.NSPIDs); n > 0 {

@@ -3,6 +3,7 @@ package tracee
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"syscall"
 	"time"
@@ -18,6 +19,9 @@ const seizeOptions = kernel.TraceSysGood | kernel.TraceClone | kernel.TraceExec
 // run on when the session ends.
 func (s *Session) StopAll() error {
 	if err := s.seizeAll(); err != nil {
+		return err
+	}
+	if err := s.checkIdentity(); err != nil {
 		return err
 	}
 	s.boost()
@@ -76,6 +80,20 @@ func (s *Session) seizeAll() error {
 			return nil
 		}
 	}
+}
+
+// checkIdentity makes sure, once threads are seized, that the process still runs
+// the program whose memory and code were looked at. An execve after that is an
+// event that a seized thread stops for, or takes it away.
+func (s *Session) checkIdentity() error {
+	now, err := s.process.Auxv()
+	if err != nil {
+		return err
+	}
+	if !maps.Equal(now, s.options.Identity) {
+		return fmt.Errorf("trace process %d: it has become another program: %w", s.process.PID(), procfs.ErrGone)
+	}
+	return nil
 }
 
 // seizeNew seizes the threads that are not seized yet and returns how many.
