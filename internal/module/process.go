@@ -11,6 +11,7 @@ import (
 
 	"github.com/virtualizing-os/vos/internal/dso"
 	"github.com/virtualizing-os/vos/internal/procfs"
+	"github.com/virtualizing-os/vos/internal/tracee"
 )
 
 // A Process is a process with its modules, as they were when it was inspected.
@@ -39,6 +40,9 @@ func Inspect(store *Store, process *procfs.Process) (_ *Process, err error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := tracee.Lifeless(process.PID(), stat); err != nil {
+		return nil, err
+	}
 	p.Name = stat.Command
 	age, err := process.Age()
 	if err != nil {
@@ -48,6 +52,9 @@ func Inspect(store *Store, process *procfs.Process) (_ *Process, err error) {
 	// Read first: should the process become another program meanwhile, what
 	// follows is of no use, and Commit notices by this.
 	if p.identity, err = process.Auxv(); err != nil {
+		return nil, err
+	}
+	if err := tracee.Foreign(process.PID(), p.identity); err != nil {
 		return nil, err
 	}
 	if p.maps, err = process.Maps(); err != nil {

@@ -18,17 +18,14 @@ func check(process *procfs.Process) (procfs.Status, error) {
 	if err != nil {
 		return procfs.Status{}, err
 	}
-	if stat.KernelThread() {
-		return procfs.Status{}, api.Refusal{Code: codeKernelThread, Subject: fmt.Sprintf("process %d", process.PID()),
-			Detail: "it is a thread of the kernel", Remedy: "name a program"}
+	if err := Lifeless(process.PID(), stat); err != nil {
+		return procfs.Status{}, err
 	}
 	status, err := process.Status()
 	if err != nil {
 		return procfs.Status{}, err
 	}
 	switch {
-	case status.State == 'Z' && stat.Threads <= 1:
-		return status, zombieRefusal(process.PID())
 	case status.TracerPID != 0:
 		return status, tracedRefusal(process.PID(), status.TracerPID)
 	case slices.Contains(status.ThreadFeatures, "shstk"):
@@ -39,8 +36,29 @@ func check(process *procfs.Process) (procfs.Status, error) {
 	return status, nil
 }
 
+// Lifeless refuses what is no running program: threads of the kernel, zombies.
+func Lifeless(pid int, stat procfs.Stat) error {
+	switch {
+	case stat.KernelThread():
+		return api.Refusal{Code: codeKernelThread, Subject: fmt.Sprintf("process %d", pid),
+			Detail: "it is a thread of the kernel", Remedy: "name a program"}
+	case stat.Zombie() && stat.Threads <= 1:
+		return zombieRefusal(pid)
+	}
+	return nil
+}
+
+// Foreign refuses a program that was started as one for 32 bits: its auxiliary
+// vector has words of 4 bytes, and so, read as one of 8, not this entry.
+func Foreign(pid int, a procfs.Auxv) error {
+	if _, found := a[procfs.AuxPHENT]; !found {
+		return not64BitRefusal(pid)
+	}
+	return nil
+}
+
 func zombieRefusal(pid int) error {
-	return api.Refusal{Code: codeZombie, Subject: fmt.Sprintf("process %d", pid),
+	return api.Refusal{Code: CodeZombie, Subject: fmt.Sprintf("process %d", pid),
 		Detail: "it has ended and waits for its parent", Remedy: "none is needed"}
 }
 

@@ -248,7 +248,7 @@ func gone(err error) bool {
 // Refusals of this package.
 const (
 	codeKernelThread  api.Code = "kernel_thread"
-	codeZombie        api.Code = "zombie"
+	CodeZombie        api.Code = "zombie"
 	codeTraced        api.Code = "already_traced"
 	codeNot64Bit      api.Code = "not_64_bit"
 	codeUninterrupted api.Code = "uninterruptible"

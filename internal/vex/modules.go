@@ -11,6 +11,7 @@ import (
 	"github.com/virtualizing-os/vos/internal/api"
 	"github.com/virtualizing-os/vos/internal/module"
 	"github.com/virtualizing-os/vos/internal/procfs"
+	"github.com/virtualizing-os/vos/internal/tracee"
 )
 
 // eachProcess inspects the processes of a target and emits what work makes of
@@ -57,7 +58,7 @@ func eachProcess[R any](ctx context.Context, t api.Target,
 			}
 		}
 		switch {
-		case t.All && (errors.Is(o.err, procfs.ErrGone) || errors.Is(o.err, procfs.ErrNoMemory)):
+		case t.All && ended(o.err):
 			// Programs end while a whole machine is looked at.
 		case o.err != nil:
 			errs = append(errs, classify(o.err))
@@ -71,6 +72,14 @@ func eachProcess[R any](ctx context.Context, t api.Target,
 		return fmt.Errorf("find module %s of %s: %w: no process of the program has it mapped", t.Module, t.Program, api.ErrGone)
 	}
 	return errors.Join(errs...)
+}
+
+// ended reports whether an error says that a process runs no more, or that its
+// memory is gone in an execve.
+func ended(err error) bool {
+	var refusal api.Refusal
+	return errors.Is(err, procfs.ErrGone) || errors.Is(err, procfs.ErrNoMemory) ||
+		errors.As(err, &refusal) && refusal.Code == tracee.CodeZombie
 }
 
 func selected(p *module.Process, t api.Target) []*module.Module {

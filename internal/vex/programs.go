@@ -75,10 +75,10 @@ func describe(ctx context.Context, store *module.Store, p *procfs.Process, quick
 	}
 	inspected, err := module.Inspect(store, p)
 	if err != nil {
-		unread("modules", err)
-		if errors.Is(err, procfs.ErrGone) {
+		if ended(err) {
 			return nil
 		}
+		unread("modules", err)
 		return d
 	}
 	defer inspected.Close()
