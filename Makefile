@@ -5,8 +5,11 @@ GO       ?= go
 PREFIX   ?= /usr/local
 VERSION  := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 LDFLAGS  := -s -w -X github.com/virtualizing-os/vos/internal/cli.version=$(VERSION)
-RACEFREE := ./internal/kernel ./internal/tracee ./internal/module ./internal/vex ./internal/testbed/...
-PURE      = $(shell $(GO) list ./... | grep -vE '/internal/(kernel|tracee|module|vex|testbed|bench|demo|live)')
+# Packages whose tests trace processes, start servers or measure: without the
+# race detector, as root, one at a time.
+LIVE     := ./internal/kernel ./internal/tracee ./internal/module ./internal/vex ./internal/testbed \
+            ./internal/live ./internal/bench/... ./internal/demo/...
+PURE      = $(filter-out $(shell $(GO) list $(LIVE)),$(shell $(GO) list ./...))
 
 export CGO_ENABLED = 0
 
@@ -31,7 +34,7 @@ test-pure: ## no tracee, no root: with the race detector
 	CGO_ENABLED=1 $(GO) test -race -timeout 10m $(PURE)
 
 test-live: build ## processes are stopped and changed: as root, one package at a time
-	$(GO) test -p 1 -count 1 -timeout 25m $(shell $(GO) list ./... | grep -E '/internal/(kernel|tracee|module|vex|testbed|bench|demo|live)')
+	$(GO) test -p 1 -count 1 -timeout 25m $(LIVE)
 
 soak: deps build ## thousands of cycles, 300 kills, heavy programs: an hour
 	VOS_SOAK=1 $(GO) test -p 1 -count 1 -timeout 3h ./...

@@ -88,7 +88,7 @@ var tls = api.Refusal{
 
 func corruption(pid int) api.Difference {
 	return api.Difference{
-		PID: pid, Module: "libz.so.1", Section: ".text", Function: "inflate+0x40",
+		PID: pid, Program: "nginx", Module: "libz.so.1", Section: ".text", Function: "inflate+0x40",
 		Address: "0x7f0000003040", Offset: "0x3040", Length: 12,
 		Found: "cccccccccccccccccccccccc", Expected: "4889e54154554889fd534883", Kind: api.KindCorruption,
 	}
@@ -96,13 +96,13 @@ func corruption(pid int) api.Difference {
 
 func breakpoint(pid int) api.Difference {
 	return api.Difference{
-		PID: pid, Module: "libc.so.6", Section: ".text", Function: "malloc", Address: "0x7f0000103000",
+		PID: pid, Program: "nginx", Module: "libc.so.6", Section: ".text", Function: "malloc", Address: "0x7f0000103000",
 		Offset: "0x103000", Length: 1, Found: "cc", Expected: "f3", Kind: api.KindBreakpoint,
 	}
 }
 
 func operation(pid int, module string, outcome api.Outcome) api.Operation {
-	op := api.Operation{PID: pid, Module: module, Path: "/usr/lib/" + module, Outcome: outcome, TotalUS: 1900, From: "c0ffee", To: "c0ffee"}
+	op := api.Operation{PID: pid, Program: "nginx", Module: module, Path: "/usr/lib/" + module, Outcome: outcome, TotalUS: 1900, From: "c0ffee", To: "c0ffee"}
 	switch outcome {
 	case api.Refreshed:
 		op.BorrowUS, op.Pages, op.Words = 84, 2, 1
@@ -143,12 +143,12 @@ var fakes = map[string]fake{
 			Processes: []api.Process{{PID: 90, PPID: 1, Name: "sshd", Executable: "/usr/sbin/sshd", State: "S", AgeMS: 42_000, Threads: 1, Unread: []string{"memory: not permitted"}}},
 		}},
 		modules: []api.Module{
-			{PID: 812, Module: "nginx", Path: "/usr/sbin/nginx", BuildID: "0123456789abcdef0123456789abcdef01234567", Base: "0x555555554000", Kind: "executable", TextBytes: 901_120, DataBytes: 151_552, MappedBytes: 1_310_720, File: api.FileSame, Refreshable: true},
-			{PID: 812, Module: "libfoo.so", Path: "/opt/libfoo.so", Base: "0x7f0000000000", Kind: "library", TextBytes: 4096, MappedBytes: 16384, DirtyTextPages: 3, File: api.FileReplaced, Outdated: true, Corrupt: true, Refusals: []api.Refusal{tls}},
+			{PID: 812, Program: "nginx", Module: "nginx", Path: "/usr/sbin/nginx", BuildID: "0123456789abcdef0123456789abcdef01234567", Base: "0x555555554000", Kind: "executable", TextBytes: 901_120, DataBytes: 151_552, MappedBytes: 1_310_720, File: api.FileSame, Refreshable: true},
+			{PID: 812, Program: "nginx", Module: "libfoo.so", Path: "/opt/libfoo.so", Base: "0x7f0000000000", Kind: "library", TextBytes: 4096, MappedBytes: 16384, DirtyTextPages: 3, File: api.FileReplaced, Outdated: true, Corrupt: true, Refusals: []api.Refusal{tls}},
 		},
 		verifications: []api.Verification{
-			{PID: 811, Module: "libz.so.1", Path: "/usr/lib/libz.so.1", Pages: 3, Words: 40, TotalUS: 210},
-			{PID: 812, Module: "libz.so.1", Path: "/usr/lib/libz.so.1", Pages: 3, Words: 40, Differences: []api.Difference{corruption(812)}, Corrupt: true, TotalUS: 230},
+			{PID: 811, Program: "nginx", Module: "libz.so.1", Path: "/usr/lib/libz.so.1", Pages: 3, Words: 40, TotalUS: 210},
+			{PID: 812, Program: "nginx", Module: "libz.so.1", Path: "/usr/lib/libz.so.1", Pages: 3, Words: 40, Differences: []api.Difference{corruption(812)}, Corrupt: true, TotalUS: 230},
 		},
 		operations: []api.Operation{
 			operation(811, "libz.so.1", api.Refreshed), operation(812, "libz.so.1", api.Refreshed),
@@ -156,25 +156,25 @@ var fakes = map[string]fake{
 		},
 	},
 	"clean": {
-		verifications: []api.Verification{{PID: 811, Module: "libz.so.1", Pages: 1, Words: 40, TotalUS: 90}},
+		verifications: []api.Verification{{PID: 811, Program: "nginx", Module: "libz.so.1", Pages: 1, Words: 40, TotalUS: 90}},
 		operations:    []api.Operation{operation(811, "libz.so.1", api.Clean)},
 	},
 	"breakpoint": {verifications: []api.Verification{
-		{PID: 811, Module: "libc.so.6", Pages: 1, Differences: []api.Difference{breakpoint(811)}},
+		{PID: 811, Program: "nginx", Module: "libc.so.6", Pages: 1, Differences: []api.Difference{breakpoint(811)}},
 	}},
 	"unverifiable": {verifications: []api.Verification{
-		{PID: 811, Module: "libfoo.so", Path: "/opt/libfoo.so", Refusals: []api.Refusal{{Code: "file_truncated", Subject: "/opt/libfoo.so", Detail: "4096 of 8192 bytes are left", Remedy: "restart the program"}}},
+		{PID: 811, Program: "nginx", Module: "libfoo.so", Path: "/opt/libfoo.so", Refusals: []api.Refusal{{Code: "file_truncated", Subject: "/opt/libfoo.so", Detail: "4096 of 8192 bytes are left", Remedy: "restart the program"}}},
 	}},
 	"part-verified": {verifications: []api.Verification{
-		{PID: 811, Module: "libfoo.so", Path: "/opt/libfoo.so", Refusals: []api.Refusal{tls}},
-		{PID: 811, Module: "libz.so.1", Pages: 3},
+		{PID: 811, Program: "nginx", Module: "libfoo.so", Path: "/opt/libfoo.so", Refusals: []api.Refusal{tls}},
+		{PID: 811, Program: "nginx", Module: "libz.so.1", Pages: 3},
 	}},
 	"corrupt-and-unverifiable": {verifications: []api.Verification{
-		{PID: 812, Module: "libz.so.1", Pages: 3, Corrupt: true, Differences: []api.Difference{corruption(812)}},
-		{PID: 811, Module: "libfoo.so", Path: "/opt/libfoo.so", Refusals: []api.Refusal{tls}},
+		{PID: 812, Program: "nginx", Module: "libz.so.1", Pages: 3, Corrupt: true, Differences: []api.Difference{corruption(812)}},
+		{PID: 811, Program: "nginx", Module: "libfoo.so", Path: "/opt/libfoo.so", Refusals: []api.Refusal{tls}},
 	}},
 	"many-differences": {verifications: []api.Verification{
-		{PID: 812, Module: "libz.so.1", Pages: 3, Corrupt: true, Differences: repeat(corruption(812), 30)},
+		{PID: 812, Program: "nginx", Module: "libz.so.1", Pages: 3, Corrupt: true, Differences: repeat(corruption(812), 30)},
 	}},
 	"planned":      {operations: []api.Operation{operation(811, "libz.so.1", api.Planned), operation(811, "libc.so.6", api.Clean)}},
 	"refused":      {operations: []api.Operation{operation(811, "libfoo.so", api.Refused)}},
@@ -183,13 +183,13 @@ var fakes = map[string]fake{
 	"some-failed":  {operations: []api.Operation{operation(811, "libz.so.1", api.Failed), operation(812, "libz.so.1", api.Refreshed)}},
 	"mixed-bad":    {operations: []api.Operation{operation(811, "libz.so.1", api.Failed), operation(812, "libfoo.so", api.Refused)}},
 	"stopped": {operations: []api.Operation{
-		{PID: 811, Module: "libc.so.6", Outcome: api.Refreshed, PauseUS: 812, TotalUS: 2_100_000, Pages: 1, Residual: []string{"0x7f0000001000: a breakpoint"}},
+		{PID: 811, Program: "nginx", Module: "libc.so.6", Outcome: api.Refreshed, PauseUS: 812, TotalUS: 2_100_000, Pages: 1, Residual: []string{"0x7f0000001000: a breakpoint"}},
 	}},
 	"whole-refused":    {err: fmt.Errorf("redis-server (900): %w", api.Refusal{Code: "traced", Subject: "thread 901", Detail: "gdb (77) traces it", Remedy: "detach gdb"})},
 	"gone":             {err: errGone},
-	"gone-midway":      {operations: []api.Operation{operation(812, "libz.so.1", api.Refreshed)}, verifications: []api.Verification{{PID: 812, Module: "libz.so.1"}}, err: errGone},
+	"gone-midway":      {operations: []api.Operation{operation(812, "libz.so.1", api.Refreshed)}, verifications: []api.Verification{{PID: 812, Program: "nginx", Module: "libz.so.1"}}, err: errGone},
 	"not-permitted":    {err: errNotPermitted},
-	"many-forbidden":   {verifications: []api.Verification{{PID: 811, Module: "libz.so.1", Pages: 3}}, err: joined(repeat(errNotPermitted, 8)...)},
+	"many-forbidden":   {verifications: []api.Verification{{PID: 811, Program: "nginx", Module: "libz.so.1", Pages: 3}}, err: joined(repeat(errNotPermitted, 8)...)},
 	"not-supported":    {err: fmt.Errorf("scan pages: %w", api.ErrNotSupported)},
 	"usage":            {err: fmt.Errorf("%w: --full needs a file", api.ErrUsage)},
 	"cancelled-within": {err: fmt.Errorf("stop thread 813: %w", joined(context.Canceled))},
@@ -198,15 +198,15 @@ var fakes = map[string]fake{
 	"interrupted":      {operations: []api.Operation{operation(811, "libz.so.1", api.Refreshed)}, interrupt: true},
 	"hangs":            {operations: []api.Operation{operation(811, "libz.so.1", api.Refreshed)}, hang: true},
 	"hangs-at-once":    {hang: true},
-	"slow":             {verifications: repeat(api.Verification{PID: 811, Module: hostileName, Pages: 3}, 4), slow: 120 * time.Millisecond},
-	"long-list":        {modules: repeat(api.Module{PID: 812, Module: "libz.so.1", Kind: "library", File: api.FileSame, Refreshable: true}, 20_000)},
+	"slow":             {verifications: repeat(api.Verification{PID: 811, Program: "nginx", Module: hostileName, Pages: 3}, 4), slow: 120 * time.Millisecond},
+	"long-list":        {modules: repeat(api.Module{PID: 812, Program: "nginx", Module: "libz.so.1", Kind: "library", File: api.FileSame, Refreshable: true}, 20_000)},
 	"refresh-and-pipe": {operations: repeat(operation(811, strings.Repeat("long", 100), api.Refreshed), 2_000)},
 	"hostile": {
 		programs: []api.Program{{Name: hostileName, PID: 666, Unread: []string{hostileName}, Processes: []api.Process{{PID: 666, Name: hostileName, Executable: hostileName, State: hostileName, OutdatedModules: []string{hostileName}, Unread: []string{hostileName}}}}},
-		modules:  []api.Module{{PID: 666, Module: hostileName, Path: hostileName, BuildID: hostileName, Base: hostileName, Kind: hostileName, File: hostileName, Refusals: []api.Refusal{{Code: hostileName, Subject: hostileName, Detail: hostileName, Remedy: hostileName}}}},
-		verifications: []api.Verification{{PID: 666, Module: hostileName, Path: hostileName, Corrupt: true, Refusals: []api.Refusal{{Code: hostileName, Subject: hostileName, Detail: hostileName, Remedy: hostileName}},
-			Differences: []api.Difference{{PID: 666, Module: hostileName, Section: hostileName, Function: hostileName, Address: hostileName, Found: hostileName, Expected: hostileName, Kind: hostileName}}}},
-		operations: []api.Operation{{PID: 666, Module: hostileName, Path: hostileName, Outcome: api.Failed, Error: hostileName, Steps: []string{hostileName}, Residual: []string{hostileName}}},
+		modules:  []api.Module{{PID: 666, Program: "nginx", Module: hostileName, Path: hostileName, BuildID: hostileName, Base: hostileName, Kind: hostileName, File: hostileName, Refusals: []api.Refusal{{Code: hostileName, Subject: hostileName, Detail: hostileName, Remedy: hostileName}}}},
+		verifications: []api.Verification{{PID: 666, Program: "nginx", Module: hostileName, Path: hostileName, Corrupt: true, Refusals: []api.Refusal{{Code: hostileName, Subject: hostileName, Detail: hostileName, Remedy: hostileName}},
+			Differences: []api.Difference{{PID: 666, Program: "nginx", Module: hostileName, Section: hostileName, Function: hostileName, Address: hostileName, Found: hostileName, Expected: hostileName, Kind: hostileName}}}},
+		operations: []api.Operation{{PID: 666, Program: "nginx", Module: hostileName, Path: hostileName, Outcome: api.Failed, Error: hostileName, Steps: []string{hostileName}, Residual: []string{hostileName}}},
 		err:        fmt.Errorf("open %s: %w", hostileName, api.Refusal{Code: hostileName, Detail: hostileName}),
 	},
 }

@@ -60,6 +60,7 @@ func jsonLine(v any) ([]byte, error) {
 // apart by its key refusals.
 type unverified struct {
 	PID      int           `json:"pid"`
+	Program  string        `json:"program"`
 	Module   string        `json:"module"`
 	Path     string        `json:"path"`
 	Refusals []api.Refusal `json:"refusals"`

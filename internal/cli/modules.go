@@ -51,6 +51,7 @@ the codes of the reasons; --verbose spells the reasons and their remedies out.
 func (a *app) listModules(ctx context.Context, x api.Executive, r api.ModulesRequest) error {
 	t := newTable(
 		column{title: "PID", right: true},
+		column{title: "PROGRAM", spare: 7},
 		column{title: "MODULE", elastic: true},
 		column{title: "KIND", spare: 4},
 		column{title: "BUILD-ID", spare: 3},
@@ -90,6 +91,7 @@ func (a *app) addModule(t *table, m api.Module) {
 	}
 	t.add(
 		text(strconv.Itoa(m.PID)),
+		text(quoted(m.Program)),
 		text(quoted(m.Module)),
 		text(quoted(m.Kind)),
 		text(quoted(buildID)),

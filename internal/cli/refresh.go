@@ -41,7 +41,7 @@ exit code is 10 if there is one.
 				return err
 			}
 			return a.run(cmd, func(ctx context.Context, x api.Executive) error {
-				return a.refreshModules(ctx, x, api.RefreshRequest{Target: t, DryRun: dryRun, Full: full})
+				return a.refreshModules(ctx, x, api.RefreshRequest{Target: t, DryRun: dryRun, Full: full, Steps: a.verbose})
 			})
 		},
 	}
@@ -54,6 +54,7 @@ exit code is 10 if there is one.
 func (a *app) refreshModules(ctx context.Context, x api.Executive, r api.RefreshRequest) error {
 	t := newTable(
 		column{title: "PID", right: true},
+		column{title: "PROGRAM", spare: 7},
 		column{title: "MODULE", elastic: true},
 		column{title: "OUTCOME"},
 		column{title: "PAGES", right: true},
@@ -113,6 +114,7 @@ func addOperation(t *table, op api.Operation) {
 	}
 	t.add(
 		text(strconv.Itoa(op.PID)),
+		text(quoted(op.Program)),
 		text(quoted(op.Module)),
 		cell{quoted(string(op.Outcome)), styles[op.Outcome]},
 		text(strconv.Itoa(op.Pages)),

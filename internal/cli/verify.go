@@ -67,6 +67,7 @@ type verifyCount struct {
 func (a *app) verifyModules(ctx context.Context, x api.Executive, r api.VerifyRequest) error {
 	t := newTable(
 		column{title: "PID", right: true},
+		column{title: "PROGRAM", spare: 7},
 		column{title: "MODULE", elastic: true},
 		column{title: "SECTION", spare: 2},
 		column{title: "FUNCTION", elastic: true},
@@ -162,7 +163,7 @@ func (a *app) printVerification(v api.Verification) error {
 	if len(v.Refusals) == 0 {
 		return nil
 	}
-	return a.printJSON(unverified{v.PID, v.Module, v.Path, v.Refusals})
+	return a.printJSON(unverified{v.PID, v.Program, v.Module, v.Path, v.Refusals})
 }
 
 // differencesShown is how many differences of one module a table shows without
@@ -186,6 +187,7 @@ func (a *app) addDifferences(t *table, differences []api.Difference) (hidden int
 		}
 		t.add(
 			text(strconv.Itoa(d.PID)),
+			text(quoted(d.Program)),
 			text(quoted(d.Module)),
 			text(quoted(d.Section)),
 			text(quoted(d.Function)),
