@@ -1,6 +1,7 @@
 package match
 
 import (
+	"debug/dwarf"
 	"fmt"
 	"time"
 
@@ -12,6 +13,10 @@ import (
 type Options struct {
 	OldDebug *dso.Object // debug file of the old build, or nil
 	NewDebug *dso.Object
+
+	// OldTypes and NewTypes are what ReadTypes returns of the object or its debug
+	// file. With both, they decide whether structures have another layout.
+	OldTypes, NewTypes *dwarf.Data
 
 	// CLibrary allows libc.so.6, the loader and what is coupled to them by
 	// GLIBC_PRIVATE.
@@ -111,6 +116,9 @@ func CompareBuilds(old, new *Build, opt Options) *Match {
 	m.retarget(p, r)
 	m.compareInitial(p)
 	m.Drift = detectDrift(p)
+	if opt.OldTypes != nil && opt.NewTypes != nil {
+		m.Drift.judgeTypes(opt.OldTypes, opt.NewTypes)
+	}
 	m.refuse(p, mapper, r, opt)
 	m.count(p, r)
 	m.Figures.Elapsed = time.Since(begin)

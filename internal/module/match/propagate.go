@@ -122,7 +122,12 @@ func (p *pairing) byTable(least Trust) {
 		w.table(t[0], t[1])
 	}
 	for _, v := range w.votes.agreed() {
-		if trust := min(p.trustOf(v), Likely); trust >= least {
+		trust := p.trustOf(v)
+		f, g := &p.old.Functions[v[0]], &p.new.Functions[v[1]]
+		if p.newFree[f.hash] == 0 && p.oldFree[g.hash] == 0 {
+			trust = Likely // whatever they are like: the place in the table is what callers go by
+		}
+		if trust = min(trust, Likely); trust >= least {
 			p.set(int(v[0]), int(v[1]), ByTable, trust)
 		}
 	}

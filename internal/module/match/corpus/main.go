@@ -1,0 +1,75 @@
+// Command corpus matches the library builds that the package mirror serves in
+// several versions, and writes what came out as a table.
+//
+// It asks apt which versions of the installed library packages there are,
+// downloads and unpacks them into the user's cache folder, one at a time, and
+// compares the libraries of each version with those of the next: all on files,
+// nothing is installed and nothing runs.
+//
+//	go run ./internal/module/match/corpus -out docs/corpus.md
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"runtime"
+	"syscall"
+)
+
+func main() {
+	out := flag.String("out", "docs/corpus.md", "the table to write; - for standard output")
+	most := flag.Int("packages", 100, "at most so many packages")
+	offline := flag.Bool("offline", false, "use what is in the cache only")
+	flag.Parse()
+	runtime.GOMAXPROCS(1) // times are of one core
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx, *out, *most, *offline); err != nil {
+		fmt.Fprintln(os.Stderr, "corpus:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, out string, most int, offline bool) error {
+	store, err := openStore(offline)
+	if err != nil {
+		return err
+	}
+	names, err := installedPackages(ctx)
+	if err != nil {
+		return err
+	}
+	packages, err := withVersions(ctx, names)
+	if err != nil {
+		return err
+	}
+	packages = packages[:min(len(packages), most)]
+	var rows []row
+	for i, p := range packages {
+		fmt.Fprintf(os.Stderr, "%d/%d %s: %d versions\n", i+1, len(packages), p.name, len(p.versions))
+		more, err := comparePackage(ctx, store, p)
+		if err != nil {
+			if ctx.Err() != nil {
+				return err
+			}
+			fmt.Fprintf(os.Stderr, "  %v\n", err)
+			continue
+		}
+		rows = append(rows, more...)
+	}
+	if out == "-" {
+		return writeTable(os.Stdout, rows)
+	}
+	f, err := os.Create(out)
+	if err != nil {
+		return err
+	}
+	if err := writeTable(f, rows); err != nil {
+		f.Close()
+		return err
+	}
+	return f.Close()
+}
