@@ -9,7 +9,6 @@ import (
 
 	"github.com/virtualizing-os/vos/internal/api"
 	"github.com/virtualizing-os/vos/internal/module"
-	"github.com/virtualizing-os/vos/internal/procfs"
 	"github.com/virtualizing-os/vos/internal/testbed"
 	"github.com/virtualizing-os/vos/internal/vex"
 )
@@ -100,13 +99,7 @@ func Verify(ctx context.Context, runs int) (figures []Figure, err error) {
 
 func verifyOnce(ctx context.Context, pid int, full bool) (took time.Duration, err error) {
 	begin := time.Now()
-	store := module.NewStore()
-	defer func() { err = errors.Join(err, store.Close()) }()
-	process, err := procfs.Open(pid)
-	if err != nil {
-		return 0, err
-	}
-	p, err := module.Inspect(store, process)
+	p, err := module.Open(pid)
 	if err != nil {
 		return 0, err
 	}

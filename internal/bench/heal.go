@@ -52,13 +52,7 @@ func Heal(ctx context.Context, runs int) ([]Figure, error) {
 // healOnce corrupts the C library of a process, in padding between functions
 // that nobody runs, and heals it.
 func healOnce(ctx context.Context, pid int, whole bool) (times tracee.Times, total time.Duration, err error) {
-	store := module.NewStore()
-	defer func() { err = errors.Join(err, store.Close()) }()
-	process, err := procfs.Open(pid)
-	if err != nil {
-		return times, 0, err
-	}
-	p, err := module.Inspect(store, process)
+	p, err := module.Open(pid)
 	if err != nil {
 		return times, 0, err
 	}

@@ -17,7 +17,6 @@ import (
 
 	"github.com/virtualizing-os/vos/internal/api"
 	"github.com/virtualizing-os/vos/internal/module"
-	"github.com/virtualizing-os/vos/internal/procfs"
 	"github.com/virtualizing-os/vos/internal/testbed"
 )
 
@@ -147,13 +146,7 @@ func (s *stage) corrupt() error {
 }
 
 func corruptProcess(pid int) (err error) {
-	store := module.NewStore()
-	defer func() { err = errors.Join(err, store.Close()) }()
-	process, err := procfs.Open(pid)
-	if err != nil {
-		return err
-	}
-	p, err := module.Inspect(store, process)
+	p, err := module.Open(pid)
 	if err != nil {
 		return err
 	}

@@ -7,7 +7,6 @@ import (
 
 	"github.com/virtualizing-os/vos/internal/api"
 	"github.com/virtualizing-os/vos/internal/module"
-	"github.com/virtualizing-os/vos/internal/procfs"
 	"github.com/virtualizing-os/vos/internal/testbed"
 	"github.com/virtualizing-os/vos/internal/vex"
 )
@@ -104,13 +103,7 @@ func refreshAll(t *testing.T, machine api.Executive, nginx *testbed.Nginx) int {
 
 // corruptEvery changes an idle byte of every module of a process that has one.
 func corruptEvery(pid int) (n int, err error) {
-	store := module.NewStore()
-	defer func() { err = errors.Join(err, store.Close()) }()
-	process, err := procfs.Open(pid)
-	if err != nil {
-		return 0, err
-	}
-	p, err := module.Inspect(store, process)
+	p, err := module.Open(pid)
 	if err != nil {
 		return 0, err
 	}

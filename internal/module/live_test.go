@@ -5,7 +5,6 @@ import (
 	"bytes"
 	"context"
 	"debug/elf"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -18,30 +17,10 @@ import (
 	"github.com/virtualizing-os/vos/internal/api"
 	"github.com/virtualizing-os/vos/internal/dso"
 	"github.com/virtualizing-os/vos/internal/procfs"
+	"github.com/virtualizing-os/vos/internal/testbed"
 )
 
-func TestMain(m *testing.M) {
-	// The runtime's poller takes descriptors at the first use of a pipe.
-	if r, w, err := os.Pipe(); err == nil {
-		r.Close()
-		w.Close()
-	}
-	before := descriptors()
-	code := m.Run()
-	if after := descriptors(); code == 0 && after > before {
-		fmt.Fprintf(os.Stderr, "the tests leaked descriptors: %d before, %d after\n", before, after)
-		code = 1
-	}
-	os.Exit(code)
-}
-
-func descriptors() int {
-	names, err := os.ReadDir("/proc/self/fd")
-	if err != nil {
-		return -1
-	}
-	return len(names)
-}
+func TestMain(m *testing.M) { os.Exit(testbed.RunTests(m)) }
 
 // gcc builds testdata/source into a folder and returns the path.
 func gcc(t *testing.T, dir, out, source string, flags ...string) string {
@@ -93,17 +72,12 @@ func run(t *testing.T, name string, args ...string) *program {
 // inspect returns the program's modules as of now.
 func (r *program) inspect(t *testing.T) *Process {
 	t.Helper()
-	store := NewStore()
-	process, err := procfs.Open(r.cmd.Process.Pid)
-	if err != nil {
-		t.Fatal(err)
-	}
-	p, err := Inspect(store, process)
+	p, err := Open(r.cmd.Process.Pid)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := errors.Join(p.Close(), store.Close()); err != nil {
+		if err := p.Close(); err != nil {
 			t.Error(err)
 		}
 	})

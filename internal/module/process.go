@@ -25,6 +25,7 @@ type Process struct {
 	maps     []procfs.Mapping
 	memory   *procfs.Memory
 	pagemap  *procfs.Pagemap
+	store    *Store // its own, nil where it shares one
 }
 
 // Inspect lists the modules of a process. It takes over the process: Close
@@ -70,9 +71,27 @@ func Inspect(store *Store, process *procfs.Process) (_ *Process, err error) {
 	return p, nil
 }
 
+// Open inspects the process pid with a store of its own, which Close closes too.
+func Open(pid int) (*Process, error) {
+	process, err := procfs.Open(pid)
+	if err != nil {
+		return nil, err
+	}
+	store := NewStore()
+	p, err := Inspect(store, process)
+	if err != nil {
+		return nil, errors.Join(err, store.Close())
+	}
+	p.store = store
+	return p, nil
+}
+
 // Close lets go of the process.
 func (p *Process) Close() error {
 	var errs []error
+	if p.store != nil {
+		errs = append(errs, p.store.Close())
+	}
 	if p.memory != nil {
 		errs = append(errs, p.memory.Close())
 	}

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/virtualizing-os/vos/internal/procfs"
+	"github.com/virtualizing-os/vos/internal/testbed"
 )
 
 // helperEnv makes the test binary hold sessions of a process, over and over,
@@ -27,26 +28,7 @@ func TestMain(m *testing.M) {
 			os.Exit(1)
 		}
 	}
-	// The runtime's poller takes descriptors at the first use of a pipe.
-	if r, w, err := os.Pipe(); err == nil {
-		r.Close()
-		w.Close()
-	}
-	before := descriptors()
-	code := m.Run()
-	if after := descriptors(); code == 0 && after > before {
-		fmt.Fprintf(os.Stderr, "the tests leaked descriptors: %d before, %d after\n", before, after)
-		code = 1
-	}
-	os.Exit(code)
-}
-
-func descriptors() int {
-	names, err := os.ReadDir("/proc/self/fd")
-	if err != nil {
-		return -1
-	}
-	return len(names)
+	os.Exit(testbed.RunTests(m))
 }
 
 func holdSessions(text string) error {

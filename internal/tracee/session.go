@@ -9,7 +9,6 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/virtualizing-os/vos/internal/api"
 	"github.com/virtualizing-os/vos/internal/kernel"
 	"github.com/virtualizing-os/vos/internal/procfs"
 )
@@ -244,17 +243,3 @@ func (s *Session) Write(address uint64, data []byte) error {
 func gone(err error) bool {
 	return errors.Is(err, syscall.ESRCH) || errors.Is(err, syscall.ECHILD) || errors.Is(err, procfs.ErrGone)
 }
-
-// Refusals of this package.
-const (
-	codeKernelThread  api.Code = "kernel_thread"
-	CodeZombie        api.Code = "zombie"
-	codeTraced        api.Code = "already_traced"
-	codeNot64Bit      api.Code = "not_64_bit"
-	codeUninterrupted api.Code = "uninterruptible"
-	codeSeccomp       api.Code = "seccomp"
-	codeShadowStack   api.Code = "shadow_stack"
-	codeDispatch      api.Code = "syscall_user_dispatch"
-	codeNoGadget      api.Code = "no_gadget"
-	codeNoScratch     api.Code = "no_scratch"
-)

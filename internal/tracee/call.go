@@ -1,0 +1,164 @@
+package tracee
+
+import (
+	"fmt"
+	"syscall"
+
+	"github.com/virtualizing-os/vos/internal/kernel"
+	"github.com/virtualizing-os/vos/internal/procfs"
+)
+
+// A Call is one system call to be made inside the process.
+type Call struct {
+	Number uint64
+	Args   [6]uint64
+}
+
+// Call makes one system call on the borrowed thread and returns what it
+// returned. The error is its errno, wrapped.
+func (s *Session) Call(number uint64, args ...uint64) (uint64, error) {
+	c := Call{Number: number}
+	copy(c.Args[:], args)
+	results, err := s.Run([]Call{c})
+	if err != nil {
+		return 0, err
+	}
+	return results[0], c.Err(results[0])
+}
+
+// Err returns the error that a result of the call stands for.
+func (c Call) Err(result uint64) error {
+	if errno := -int64(result); errno > 0 && errno < 4096 {
+		return fmt.Errorf("system call %d inside the process: %w", c.Number, syscall.Errno(errno))
+	}
+	return nil
+}
+
+var errThreadLost = fmt.Errorf("the borrowed thread has ended: %w", procfs.ErrGone)
+
+// Run makes system calls on the borrowed thread, in order and whatever they
+// return, and returns their results (see Call.Err). Up to maxChain of them cost
+// one resume and one stop.
+func (s *Session) Run(calls []Call) ([]uint64, error) {
+	b := s.borrowed
+	if b == nil {
+		return nil, errThreadLost
+	}
+	for _, c := range calls {
+		if err := s.checkSeccomp(b, c); err != nil {
+			return nil, err
+		}
+	}
+	chained := s.gadgets.Complete() && b.signal != 0 && !b.restartBlocked() && s.checkSeccomp(b, b.done()) == nil
+	results := make([]uint64, 0, len(calls))
+	for len(calls) > 0 {
+		n := min(len(calls), maxChain)
+		run := s.runChained
+		if !chained {
+			n, run = 1, s.runStepped
+		}
+		part, err := run(calls[:n])
+		if err != nil {
+			return results, err
+		}
+		results, calls = append(results, part...), calls[n:]
+	}
+	return results, nil
+}
+
+// restartBlocked reports whether the thread is to go on with a system call by
+// restart_syscall, which knows the time that is left. An rt_sigreturn makes the
+// kernel forget it, so there may be none as long as the tracer lives.
+func (b *borrowed) restartBlocked() bool {
+	return int64(b.regs.OrigRAX) >= 0 && -int64(b.regs.RAX) == restartBlock
+}
+
+// done is the call by which the thread tells the tracer that it is done.
+func (b *borrowed) done() Call {
+	return Call{Number: syscall.SYS_TGKILL, Args: [6]uint64{b.tgid, b.tid, uint64(b.signal)}}
+}
+
+// runChained lets the thread make all the calls, store their results and send
+// itself the signal at whose delivery it stops. Without a tracer the signal is
+// ignored, and the thread goes home.
+func (s *Session) runChained(calls []Call) ([]uint64, error) {
+	b := s.borrowed
+	mask := everySignal &^ (1 << (b.signal - 1))
+	regs, err := b.chain.write(s.memory, append(calls[:len(calls):len(calls)], b.done()), &b.regs, mask)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.leave(&regs, mask); err != nil {
+		return nil, err
+	}
+	arrived := func(status kernel.WaitStatus) bool { return status.Event() == 0 && status.Signal() == b.signal }
+	for {
+		if err := s.resumeUntil(kernel.Continue, arrived); err != nil {
+			return nil, err
+		}
+		// Somebody else may send the same signal meanwhile; it is one that the
+		// program ignores.
+		if err := kernel.GetRegisters(b.thread.tid, &regs); err != nil {
+			return nil, err
+		}
+		if regs.RSP == b.chain.homeTail {
+			break
+		}
+	}
+	results := make([]uint64, len(calls))
+	return results, b.chain.readResults(s.memory, results)
+}
+
+// runStepped makes one call with a stop at its entry and one at its exit.
+func (s *Session) runStepped(calls []Call) ([]uint64, error) {
+	b := s.borrowed
+	regs := calls[0].registers(&b.regs, s.gadgets.Syscall, b.chain.homeTail)
+	if err := s.leave(&regs, everySignal); err != nil {
+		return nil, err
+	}
+	for range 2 {
+		if err := s.resumeUntil(kernel.ContinueToSyscall, kernel.WaitStatus.SyscallStop); err != nil {
+			return nil, err
+		}
+	}
+	if err := kernel.GetRegisters(b.thread.tid, &regs); err != nil {
+		return nil, err
+	}
+	return []uint64{regs.RAX}, nil
+}
+
+// leave gives the borrowed thread registers that are not the program's. The
+// order matters: from these registers the thread comes home by itself and gets
+// its signal mask back on the way.
+func (s *Session) leave(regs *kernel.Registers, mask uint64) error {
+	b := s.borrowed
+	if err := kernel.SetRegisters(b.thread.tid, regs); err != nil {
+		return err
+	}
+	b.away = true
+	return kernel.SetSignalMask(b.thread.tid, mask)
+}
+
+// resumeUntil lets the borrowed thread run until it makes the stop that is
+// wanted. Job-control stops that fall between are passed over: the kernel takes
+// them up at the detach.
+func (s *Session) resumeUntil(resume func(tid, signal int) error, wanted func(kernel.WaitStatus) bool) error {
+	b := s.borrowed
+	for {
+		b.thread.stopped = false
+		if err := resume(b.thread.tid, 0); err != nil {
+			return err
+		}
+		if err := s.await("make a system call inside", func() bool { return b.thread.stopped || s.borrowed == nil }); err != nil {
+			return err
+		}
+		switch status := b.thread.status; {
+		case s.borrowed == nil:
+			return errThreadLost
+		case wanted(status):
+			return nil
+		case status.Event() != kernel.EventStop:
+			return fmt.Errorf("run a system call in thread %d: it stopped with signal %d", b.thread.tid, status.Signal())
+		}
+	}
+}
