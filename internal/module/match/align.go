@@ -150,14 +150,12 @@ func walkBack(trace [][]int32, x, y, d int) [][2]int32 {
 		}
 		px := reach(before)
 		py := px - before
-		for x > px && y > py && (x-px > 0 && y-py > 0) && !(x == px+1 && y == py && before == k-1) && !(x == px && y == py+1) {
-			if x-1 < px || y-1 < py {
-				break
-			}
-			// Matches come after the one edit of this step.
-			if before == k-1 && x-1 == px || before == k+1 && y-1 == py {
-				break
-			}
+		// The matches behind the one edit of this step.
+		begin := px
+		if before == k-1 {
+			begin++
+		}
+		for x > begin {
 			x--
 			y--
 			out = append(out, [2]int32{int32(x), int32(y)})

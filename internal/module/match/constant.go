@@ -19,13 +19,14 @@ type constants struct {
 	data      *DataMap
 	old, new  []uint64 // places that something refers to, ascending
 	known     map[[2]uint64]bool
-	remaining int // bytes that may still be compared
+	assumed   [][2]uint64 // what was found equal, in this order
+	remaining int         // bytes that may still be compared
 }
 
 const (
 	leastTable   = 32
 	longestTable = 1 << 20
-	deepest      = 16 // tables of pointers to tables
+	deepest      = 1024 // tables of pointers to tables
 )
 
 func newConstants(p *pairing, data *DataMap) *constants {
@@ -89,9 +90,18 @@ func (c *constants) equalAt(old, new uint64, depth int) bool {
 		return false
 	}
 	c.known[key] = true // tables may point at each other
-	same := c.compare(old, new, depth)
-	c.known[key] = same
-	return same
+	mark := len(c.assumed)
+	if !c.compare(old, new, depth) {
+		// What was found equal meanwhile may have counted on this.
+		for _, k := range c.assumed[mark:] {
+			delete(c.known, k)
+		}
+		c.assumed = c.assumed[:mark]
+		c.known[key] = false
+		return false
+	}
+	c.assumed = append(c.assumed, key)
+	return true
 }
 
 func (c *constants) compare(old, new uint64, depth int) bool {

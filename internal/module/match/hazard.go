@@ -83,13 +83,13 @@ func (m *Match) refuseObjects(all *refusals, opt Options) {
 		}
 	}
 	if old.Soname != new.Soname {
-		all.add(CodeSoname, new.Soname, "the old build is %q", old.Soname)
+		all.add(CodeSoname, "new build", "its name is %q, the old build's %q", new.Soname, old.Soname)
 	}
 	if old.Machine != new.Machine {
 		all.add(CodeArchitecture, new.Machine.String(), "the old build is for %v", old.Machine)
 	}
 	if more := new.Properties.ISANeeded &^ old.Properties.ISANeeded; more != 0 {
-		all.add(CodeArchitecture, new.Soname, "it needs instructions (levels %#x) that the old build doesn't", more)
+		all.add(CodeArchitecture, "new build", "it needs instructions (levels %#x) that the old build doesn't", more)
 	}
 	for _, n := range new.Needed {
 		if !slices.Contains(old.Needed, n) {
@@ -102,7 +102,11 @@ func (m *Match) refuseObjects(all *refusals, opt Options) {
 // because its symbols say so.
 func cLibrary(b *Build) string {
 	o := b.Object
-	if strings.HasPrefix(o.Soname, "ld-linux") || o.Soname == "libc.so.6" {
+	if strings.HasPrefix(o.Soname, "ld-linux") {
+		return o.Soname
+	}
+	switch o.Soname {
+	case "libc.so.6", "libpthread.so.0", "libdl.so.2", "librt.so.1", "libutil.so.1", "libanl.so.1", "libthread_db.so.1", "libBrokenLocale.so.1":
 		return o.Soname
 	}
 	versions, _ := o.Versions()

@@ -168,7 +168,7 @@ func pairFunctions(old, new *Build) *pairing {
 		p.byReference(Likely)
 		p.byTable(Likely)
 		p.byRun(Strong)
-		p.byHash(false)
+		p.byHash(true)
 	}
 	p.byRun(Likely)
 	for before := -1; before != len(p.pairs); {
@@ -180,8 +180,9 @@ func pairFunctions(old, new *Build) *pairing {
 	}
 	p.byReference(Guess)
 	p.byTable(Guess)
+	p.byHash(false)
 	p.byPlace(Guess)
-	p.byRun(Likely)
+	p.byRun(Guess)
 	p.confirm()
 	return p
 }
@@ -262,9 +263,12 @@ func (p *pairing) byHash(everywhere bool) {
 			if everywhere && !alone {
 				continue
 			}
-			trust := Likely
-			if alone && f.count >= tellingSize {
+			trust := Guess
+			switch {
+			case alone && f.count >= tellingSize:
 				trust = Strong
+			case alone:
+				trust = Likely
 			}
 			p.set(i, int(g), ByHash, trust)
 		}
@@ -298,12 +302,17 @@ func (p *pairing) confirm() {
 	}
 	for k := range p.pairs {
 		q := &p.pairs[k]
-		if q.Trust != Likely || !q.equal || q.By == ByPlace {
+		if q.Trust != Likely && q.Trust != Guess || !q.equal || q.By == ByPlace {
 			continue
 		}
 		f := &p.old.Functions[q.Old]
 		twin := p.oldRich[f.rich] > 1 || p.newRich[f.rich] > 1
-		if !twin && beside(q, -1) && beside(q, 1) {
+		if !beside(q, -1) || !beside(q, 1) {
+			continue
+		}
+		if twin || q.Trust == Guess {
+			q.Trust = Likely
+		} else {
 			q.Trust = Strong
 		}
 	}

@@ -199,28 +199,41 @@ func (p *pairing) byRun(least Trust) {
 		from := len(p.pairs)
 		k := 1
 		for p.free(i+k, j+k) && p.old.Functions[i+k].hash == p.new.Functions[j+k].hash {
-			p.set(i+k, j+k, ByRun, Likely)
+			p.set(i+k, j+k, ByRun, p.runTrust(i+k))
 			k++
 		}
-		if p.pairs[p.ofOld[i]].Trust >= Strong && i+k < len(p.ofOld) && j+k < len(p.ofNew) && p.newOf(i+k) == j+k && p.pairs[p.ofOld[i+k]].Trust >= Strong {
-			p.raise(from)
+		if i+k < len(p.ofOld) && j+k < len(p.ofNew) && p.newOf(i+k) == j+k && p.pairs[p.ofOld[i+k]].Trust >= least {
+			p.raise(from, min(p.pairs[p.ofOld[i]].Trust, p.pairs[p.ofOld[i+k]].Trust))
 		}
 		for k = 1; p.free(i-k, j-k) && p.old.Functions[i-k].hash == p.new.Functions[j-k].hash; k++ {
-			p.set(i-k, j-k, ByRun, Likely)
+			p.set(i-k, j-k, ByRun, p.runTrust(i-k))
 		}
 	}
 }
 
-// raise makes the pairs of a closed run Strong where their content is there
-// once in the run: otherwise two of them may have changed places.
-func (p *pairing) raise(from int) {
+// runTrust is how far a function beside a pair is trusted while nothing is known
+// of what follows it: a twin may be the next one's.
+func (p *pairing) runTrust(old int) Trust {
+	h := p.old.Functions[old].hash
+	if p.oldHash[h] == 1 && p.newHash[h] == 1 {
+		return Likely
+	}
+	return Guess
+}
+
+// raise makes the pairs of a closed run Strong, if the pairs at its ends are,
+// where their content is there once in the run, and Likely otherwise: two of
+// them may have changed places.
+func (p *pairing) raise(from int, ends Trust) {
 	seen := map[uint64]int{}
 	for _, q := range p.pairs[from:] {
 		seen[p.old.Functions[q.Old].hash]++
 	}
 	for k := from; k < len(p.pairs); k++ {
-		if seen[p.old.Functions[p.pairs[k].Old].hash] == 1 {
-			p.pairs[k].Trust = Strong
+		q := &p.pairs[k]
+		q.Trust = max(q.Trust, Likely)
+		if ends >= Strong && seen[p.old.Functions[q.Old].hash] == 1 {
+			q.Trust = Strong
 		}
 	}
 }

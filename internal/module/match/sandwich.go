@@ -234,7 +234,7 @@ func (d *dataMapper) findGrown(m *DataMap) {
 		if v.Relro || v.Proof == Added || v.Proof == BySymbols {
 			continue
 		}
-		section, name := d.p.new.sectionOf(v.New)
+		section, _ := d.p.new.sectionOf(v.New)
 		was, _ := d.p.old.sectionOf(v.Old)
 		newEnd, oldEnd := section.End(), was.End()
 		added := false
@@ -249,7 +249,14 @@ func (d *dataMapper) findGrown(m *DataMap) {
 			}
 			break
 		}
-		if added || newEnd <= v.New || newEnd-v.New <= oldEnd-v.Old && oldEnd > v.Old {
+		if oldEnd <= v.Old {
+			// The objects stand in another order: what follows says where it ends.
+			oldEnd = was.End()
+			if k := sort.Search(len(d.oldRefs), func(k int) bool { return d.oldRefs[k] > v.Old }); k < len(d.oldRefs) {
+				oldEnd = min(oldEnd, d.oldRefs[k])
+			}
+		}
+		if added || newEnd <= v.New || oldEnd <= v.Old || newEnd-v.New <= oldEnd-v.Old {
 			continue
 		}
 		// Something that is referred to and not proved lies between: that is
@@ -259,7 +266,6 @@ func (d *dataMapper) findGrown(m *DataMap) {
 			continue
 		}
 		d.grown = append(d.grown, grown{new: v.New, old: v.Old, newSize: newEnd - v.New, oldSize: oldEnd - v.Old})
-		_ = name
 	}
 }
 

@@ -131,6 +131,19 @@ func (p *pairing) pairBetween(i, k, j, l int, least Trust) {
 			}
 		}
 	}
+	// As many on both sides, each like its counterpart: nothing came or went.
+	straight := 0
+	for _, c := range all {
+		if c.old == c.new {
+			straight++
+		}
+	}
+	if len(old) == len(new) && straight == len(old) {
+		for a := range old {
+			p.set(old[a], new[a], ByPlace, Likely)
+		}
+		return
+	}
 	slices.SortStableFunc(all, func(x, y candidate) int { return cmp.Compare(y.like, x.like) })
 	var taken []candidate
 	for _, c := range all {

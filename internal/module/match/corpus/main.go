@@ -23,24 +23,27 @@ func main() {
 	out := flag.String("out", "docs/corpus.md", "the table to write; - for standard output")
 	most := flag.Int("packages", 100, "at most so many packages")
 	offline := flag.Bool("offline", false, "use what is in the cache only")
+	only := flag.String("package", "", "this package only, with full reports on standard output")
 	flag.Parse()
 	runtime.GOMAXPROCS(1) // times are of one core
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx, *out, *most, *offline); err != nil {
+	if err := run(ctx, *out, *only, *most, *offline); err != nil {
 		fmt.Fprintln(os.Stderr, "corpus:", err)
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, out string, most int, offline bool) error {
+func run(ctx context.Context, out, only string, most int, offline bool) error {
 	store, err := openStore(offline)
 	if err != nil {
 		return err
 	}
-	names, err := installedPackages(ctx)
-	if err != nil {
-		return err
+	names := []string{only}
+	if only == "" {
+		if names, err = installedPackages(ctx); err != nil {
+			return err
+		}
 	}
 	packages, err := withVersions(ctx, names)
 	if err != nil {
@@ -59,6 +62,14 @@ func run(ctx context.Context, out string, most int, offline bool) error {
 			continue
 		}
 		rows = append(rows, more...)
+	}
+	if only != "" {
+		for _, r := range rows {
+			if err := r.report.Text(os.Stdout); err != nil {
+				return err
+			}
+		}
+		return nil
 	}
 	if out == "-" {
 		return writeTable(os.Stdout, rows)
