@@ -40,21 +40,7 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, "these tests trace and change programs of other users: run them as root")
 		os.Exit(1)
 	}
-	if err := testbed.Subreaper(); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
-	before, err := testbed.TakeSnapshot()
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
-	code := m.Run()
-	if left, err := before.Leaks(); code == 0 && (len(left) > 0 || err != nil) {
-		fmt.Fprintln(os.Stderr, "the tests left behind:", left, err)
-		code = 1
-	}
-	os.Exit(code)
+	os.Exit(testbed.RunTests(m))
 }
 
 // A result is how a run of the binary ended.

@@ -3,6 +3,7 @@ package testbed
 import (
 	"fmt"
 	"os"
+	"runtime"
 	"slices"
 	"strings"
 	"syscall"
@@ -38,9 +39,13 @@ func ReapOrphans(pids ...int) {
 type Snapshot struct {
 	descriptors []string
 	children    []string
+	traced      []string // threads of others that this process traces
+	goroutines  int
 }
 
-// TakeSnapshot lists this process's descriptors and children.
+// TakeSnapshot lists this process's descriptors, children and tracees, and counts
+// its goroutines: the runtime keeps threads of its own, so a thread that was
+// forgotten shows as the goroutine that holds it.
 func TakeSnapshot() (Snapshot, error) {
 	var s Snapshot
 	all, err := descriptors(os.Getpid())
@@ -65,8 +70,44 @@ func TakeSnapshot() (Snapshot, error) {
 		}
 	}
 	slices.Sort(s.children)
+	s.traced = tracees()
+	s.goroutines = runtime.NumGoroutine()
 	return s, nil
 }
+
+// tracees lists the threads of all processes that a thread of this one traces.
+func tracees() []string {
+	own, err := os.ReadDir("/proc/self/task")
+	if err != nil {
+		return nil
+	}
+	tracer := make(map[string]bool)
+	for _, task := range own {
+		tracer[task.Name()] = true
+	}
+	var all []string
+	for _, p := range allProcesses() {
+		folder := fmt.Sprintf("/proc/%d/task/", p.pid)
+		tasks, err := os.ReadDir(folder)
+		if err != nil {
+			continue // it has ended
+		}
+		for _, task := range tasks {
+			text, err := os.ReadFile(folder + task.Name() + "/status")
+			if err != nil {
+				continue
+			}
+			_, rest, _ := strings.Cut(string(text), "\nTracerPid:\t")
+			if by, _, _ := strings.Cut(rest, "\n"); by != "0" && tracer[by] {
+				all = append(all, fmt.Sprintf("thread %s of %d", task.Name(), p.pid))
+			}
+		}
+	}
+	return all
+}
+
+// signalGoroutines is what os/signal starts at its first use and keeps.
+const signalGoroutines = 1
 
 // Leaks lists what this process holds now and did not hold in the snapshot
 // before, a line each: descriptors and children, dead ones that nobody reaped
@@ -78,11 +119,14 @@ func (before Snapshot) Leaks() ([]string, error) {
 			return nil, err
 		}
 		var leaks []string
-		for _, line := range append(diff("descriptor", before.descriptors, now.descriptors),
-			diff("child", before.children, now.children)...) {
+		for _, line := range slices.Concat(diff("descriptor", before.descriptors, now.descriptors),
+			diff("child", before.children, now.children), diff("tracee", before.traced, now.traced)) {
 			if strings.HasPrefix(line, "+") {
 				leaks = append(leaks, line)
 			}
+		}
+		if now.goroutines > before.goroutines+signalGoroutines {
+			leaks = append(leaks, fmt.Sprintf("+ %d goroutines", now.goroutines-before.goroutines))
 		}
 		if len(leaks) == 0 || time.Now().After(end) {
 			return leaks, nil
