@@ -3,6 +3,7 @@ package tracee
 import (
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/virtualizing-os/vos/internal/api"
 	"github.com/virtualizing-os/vos/internal/procfs"
@@ -18,7 +19,7 @@ func check(process *procfs.Process) (procfs.Status, error) {
 	if err := Lifeless(process.PID(), stat); err != nil {
 		return procfs.Status{}, err
 	}
-	status, err := process.Status()
+	status, err := untracedStatus(process)
 	if err != nil {
 		return procfs.Status{}, err
 	}
@@ -52,4 +53,15 @@ func Foreign(pid int, a procfs.Auxv) error {
 		return not64BitRefusal(pid)
 	}
 	return nil
+}
+
+// untracedStatus reads a process's status, waiting a moment where somebody traces
+// it: another vos does so for less than a millisecond, a debugger for long.
+func untracedStatus(process *procfs.Process) (procfs.Status, error) {
+	for end := time.Now().Add(200 * time.Millisecond); ; time.Sleep(2 * time.Millisecond) {
+		status, err := process.Status()
+		if err != nil || status.TracerPID == 0 || time.Now().After(end) {
+			return status, err
+		}
+	}
 }
