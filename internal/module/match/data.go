@@ -18,12 +18,13 @@ type Proof uint8
 const (
 	Unproved Proof = iota
 	BySandwich
+	ByPointer
 	ByCode
 	BySymbols
 	Added
 )
 
-var proofNames = [...]string{"unproved", "sandwich", "reference", "symbol", "added"}
+var proofNames = [...]string{"unproved", "sandwich", "pointer", "reference", "symbol", "added"}
 
 func (p Proof) String() string { return proofNames[p] }
 
@@ -90,9 +91,8 @@ type dataMapper struct {
 
 // grown is an object that may have become larger.
 type grown struct {
-	new, old           uint64
-	newSize, oldSize   uint64
-	newBehind, newNext uint64
+	new, old         uint64
+	newSize, oldSize uint64
 }
 
 func mapData(p *pairing) (*DataMap, *dataMapper) {

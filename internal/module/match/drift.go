@@ -146,6 +146,9 @@ func (d *Drift) compareAllocations(p *pairing, q *Pair, name string, a, b []inst
 			register = x.ModRM&7 | x.Ext&1<<3
 		}
 		callee := p.new.nextCall(refs, b, int(at[1]))
+		if x.Imm.Value%4 != 0 || y.Imm.Value%4 != 0 {
+			continue // a buffer: structures are aligned, unless they hold characters only
+		}
 		if isAllocator(callee) && (register == edi || register == esi && hasSecondSize(callee)) {
 			d.Resized = append(d.Resized, Resize{name, callee, x.Imm.Value, y.Imm.Value})
 		}

@@ -183,6 +183,7 @@ func pairFunctions(old, new *Build) *pairing {
 	p.byHash(false)
 	p.byPlace(Guess)
 	p.byRun(Guess)
+	p.byTable(Likely)
 	p.confirm()
 	return p
 }

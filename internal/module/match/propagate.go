@@ -181,60 +181,57 @@ func (w *tableWalk) table(old, new uint64) {
 			if p.newOf(f) != g {
 				return // the tables differ from here on
 			}
+			if q := &p.pairs[p.ofOld[f]]; q.Trust == Guess {
+				q.Trust = Likely // two ways lead to it
+			}
 			continue
 		}
 		w.votes.cast(int32(f), int32(g))
 	}
 }
 
-// byRun pairs functions of equal content that follow or precede a pair. Between
-// two pairs with nothing left over they are as good as those. Pairs below the
-// least trust are not followed.
+// byRun pairs functions of equal content that follow or precede a pair of the
+// least trust, where it is at least that sure. Between two pairs with nothing
+// left over they are as good as those.
 func (p *pairing) byRun(least Trust) {
 	for i := range p.ofOld {
 		if p.ofOld[i] < 0 || p.pairs[p.ofOld[i]].Trust < least {
 			continue
 		}
-		j := p.newOf(i)
-		from := len(p.pairs)
-		k := 1
-		for p.free(i+k, j+k) && p.old.Functions[i+k].hash == p.new.Functions[j+k].hash {
-			p.set(i+k, j+k, ByRun, p.runTrust(i+k))
-			k++
-		}
-		if i+k < len(p.ofOld) && j+k < len(p.ofNew) && p.newOf(i+k) == j+k && p.pairs[p.ofOld[i+k]].Trust >= least {
-			p.raise(from, min(p.pairs[p.ofOld[i]].Trust, p.pairs[p.ofOld[i+k]].Trust))
-		}
-		for k = 1; p.free(i-k, j-k) && p.old.Functions[i-k].hash == p.new.Functions[j-k].hash; k++ {
-			p.set(i-k, j-k, ByRun, p.runTrust(i-k))
-		}
+		p.run(i, 1, least)
+		p.run(i, -1, least)
 	}
 }
 
-// runTrust is how far a function beside a pair is trusted while nothing is known
-// of what follows it: a twin may be the next one's.
-func (p *pairing) runTrust(old int) Trust {
-	h := p.old.Functions[old].hash
-	if p.oldHash[h] == 1 && p.newHash[h] == 1 {
-		return Likely
-	}
-	return Guess
-}
-
-// raise makes the pairs of a closed run Strong, if the pairs at its ends are,
-// where their content is there once in the run, and Likely otherwise: two of
-// them may have changed places.
-func (p *pairing) raise(from int, ends Trust) {
+// run pairs along one direction.
+func (p *pairing) run(from, step int, least Trust) {
+	i, j := from, p.newOf(from)
+	n := 1
 	seen := map[uint64]int{}
-	for _, q := range p.pairs[from:] {
-		seen[p.old.Functions[q.Old].hash]++
+	for p.free(i+n*step, j+n*step) && p.old.Functions[i+n*step].hash == p.new.Functions[j+n*step].hash {
+		seen[p.old.Functions[i+n*step].hash]++
+		n++
 	}
-	for k := from; k < len(p.pairs); k++ {
-		q := &p.pairs[k]
-		q.Trust = max(q.Trust, Likely)
-		if ends >= Strong && seen[p.old.Functions[q.Old].hash] == 1 {
-			q.Trust = Strong
+	if n == 1 {
+		return
+	}
+	ends := Unpaired
+	if x, y := i+n*step, j+n*step; x >= 0 && y >= 0 && x < len(p.ofOld) && y < len(p.ofNew) && p.newOf(x) == y {
+		ends = min(p.pairs[p.ofOld[from]].Trust, p.pairs[p.ofOld[x]].Trust)
+	}
+	for k := 1; k < n; k++ {
+		h := p.old.Functions[i+k*step].hash
+		trust := Guess // a twin may be the next one's
+		switch {
+		case ends >= Strong && seen[h] == 1:
+			trust = Strong
+		case ends >= Likely, p.oldHash[h] == 1 && p.newHash[h] == 1:
+			trust = Likely
 		}
+		if trust < min(least, Likely) {
+			return
+		}
+		p.set(i+k*step, j+k*step, ByRun, trust)
 	}
 }
 

@@ -48,6 +48,7 @@ func (d *dataMapper) compose() *DataMap {
 			m.Intervals = append(m.Intervals, Interval{New: a, Old: old, Size: 1, Proof: BySandwich})
 		}
 	}
+	d.byPointer(m)
 	m.tidy()
 	return m
 }
@@ -237,17 +238,14 @@ func (d *dataMapper) findGrown(m *DataMap) {
 		section, _ := d.p.new.sectionOf(v.New)
 		was, _ := d.p.old.sectionOf(v.Old)
 		newEnd, oldEnd := section.End(), was.End()
-		added := false
-		for k := i + 1; k < len(m.Intervals); k++ {
-			w := &m.Intervals[k]
+		if i+1 < len(m.Intervals) {
+			w := &m.Intervals[i+1]
 			if w.Proof == Added {
-				added = true
-				break
+				continue
 			}
 			if w.New >= section.Addr && w.New < section.End() && w.Old >= was.Addr && w.Old < was.End() {
 				newEnd, oldEnd = w.New, w.Old
 			}
-			break
 		}
 		if oldEnd <= v.Old {
 			// The objects stand in another order: what follows says where it ends.
@@ -256,7 +254,7 @@ func (d *dataMapper) findGrown(m *DataMap) {
 				oldEnd = min(oldEnd, d.oldRefs[k])
 			}
 		}
-		if added || newEnd <= v.New || oldEnd <= v.Old || newEnd-v.New <= oldEnd-v.Old {
+		if newEnd <= v.New || oldEnd <= v.Old || newEnd-v.New <= oldEnd-v.Old {
 			continue
 		}
 		// Something that is referred to and not proved lies between: that is

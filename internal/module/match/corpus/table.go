@@ -65,7 +65,7 @@ func writeTable(w io.Writer, rows []row) error {
 
 func objects(counts map[string]int) string {
 	var parts []string
-	for _, p := range []string{"symbol", "reference", "sandwich", "added", "unproved"} {
+	for _, p := range []string{"symbol", "reference", "pointer", "sandwich", "added", "unproved"} {
 		if counts[p] > 0 {
 			parts = append(parts, fmt.Sprintf("%d %s", counts[p], p))
 		}

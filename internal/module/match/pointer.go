@@ -1,0 +1,109 @@
+package match
+
+import (
+	"bytes"
+	"cmp"
+	"slices"
+	"sort"
+)
+
+// byPointer maps objects that only pointers lead to: words at the same place of
+// tables which paired code or exported objects lead to. As a new build may let
+// a pointer lead elsewhere, the objects must also be the same to look at: as
+// long up to the next thing that something refers to, and of the same initial
+// contents, which are not all zero. One object may have one counterpart only.
+func (d *dataMapper) byPointer(m *DataMap) {
+	m.tidy()
+	type candidate struct{ new, old uint64 }
+	var all []candidate
+	forNew, forOld := map[uint64]uint64{}, map[uint64]uint64{}
+	words := make([]uint64, 0, len(d.p.aligned))
+	for at := range d.p.aligned {
+		words = append(words, at)
+	}
+	slices.Sort(words)
+	disputed := map[candidate]bool{}
+	for _, at := range words {
+		w, v := d.p.new.wordAt(at), d.p.old.wordAt(d.p.aligned[at])
+		if w == nil || v == nil || w.target == 0 || v.target == 0 || w.name != "" ||
+			d.p.new.im.region(d.p.new.Object, w.target) != Data || d.p.old.im.region(d.p.old.Object, v.target) != Data {
+			continue
+		}
+		c := candidate{w.target, v.target}
+		old, seenNew := forNew[c.new]
+		new, seenOld := forOld[c.old]
+		if seenNew && old != c.old || seenOld && new != c.new {
+			disputed[c], disputed[candidate{c.new, old}], disputed[candidate{new, c.old}] = true, true, true
+		}
+		forNew[c.new], forOld[c.old] = c.old, c.new
+		all = append(all, c)
+	}
+	slices.SortFunc(all, func(a, b candidate) int { return cmp.Or(cmp.Compare(a.new, b.new), cmp.Compare(a.old, b.old)) })
+	all = slices.Compact(all)
+	taken := d.takenOld(m)
+	for _, c := range all {
+		if disputed[c] {
+			continue
+		}
+		if _, proof, _ := m.Old(c.new); proof != Unproved || taken.contains(c.old) {
+			continue
+		}
+		size, ok := d.sameObject(c.new, c.old)
+		if !ok {
+			continue
+		}
+		m.Intervals = append(m.Intervals, Interval{New: c.new, Old: c.old, Size: size, Proof: ByPointer})
+	}
+}
+
+// ranges are old addresses that have a counterpart already, ascending.
+type ranges []Interval
+
+func (d *dataMapper) takenOld(m *DataMap) ranges {
+	all := slices.Clone(m.Intervals)
+	all = slices.DeleteFunc(all, func(v Interval) bool { return v.Proof == Added })
+	slices.SortFunc(all, func(a, b Interval) int { return cmp.Compare(a.Old, b.Old) })
+	return all
+}
+
+func (r ranges) contains(old uint64) bool {
+	i := sort.Search(len(r), func(i int) bool { return r[i].Old > old }) - 1
+	return i >= 0 && old-r[i].Old < r[i].Size
+}
+
+// sameObject compares the initial contents of two objects up to where something
+// else begins. Pointers to code must lead to a pair, pointers to constants and
+// data to the same region.
+func (d *dataMapper) sameObject(new, old uint64) (size uint64, ok bool) {
+	p := d.p
+	size = next(p.newBounds, new+1) - new
+	if size != next(p.oldBounds, old+1)-old || size > longestTable {
+		return 0, false
+	}
+	a, b := initialBytes(p.old, old, size), initialBytes(p.new, new, size)
+	ws, vs := p.old.wordsIn(old, old+size), p.new.wordsIn(new, new+size)
+	if len(a) != len(b) || uint64(len(a)) != size || len(ws) != len(vs) || allZero(a) && len(ws) == 0 {
+		return 0, false
+	}
+	from := uint64(0)
+	for i := range ws {
+		w, v := &ws[i], &vs[i]
+		at := w.at - old
+		if at != v.at-new || at < from || w.kind != v.kind || w.name != v.name || !bytes.Equal(a[from:at], b[from:at]) {
+			return 0, false
+		}
+		from = min(at+8, size)
+		f, g := p.old.FunctionAt(w.target), p.new.FunctionAt(v.target)
+		if (f < 0) != (g < 0) || f >= 0 && p.newOf(f) != g {
+			return 0, false
+		}
+		r := p.old.im.region(p.old.Object, w.target)
+		if r != p.new.im.region(p.new.Object, v.target) {
+			return 0, false
+		}
+		if r == Const && !bytes.Equal(p.old.text(w.target), p.new.text(v.target)) {
+			return 0, false
+		}
+	}
+	return size, bytes.Equal(a[from:], b[from:])
+}
