@@ -11,6 +11,7 @@ import (
 	"github.com/virtualizing-os/vos/internal/api"
 	"github.com/virtualizing-os/vos/internal/dso"
 	"github.com/virtualizing-os/vos/internal/procfs"
+	"github.com/virtualizing-os/vos/internal/tracee"
 )
 
 // A Plan is what refreshing one module of one process takes. It is a value:
@@ -19,6 +20,7 @@ type Plan struct {
 	Module   *Module
 	BuildID  string
 	Drop     []procfs.PageRange // private pages whose file has what should be there
+	Bad      []tracee.Range     // the bytes of those pages that differ
 	Writes   []Write            // ascending
 	Residual []string           // what will still differ, and why
 	Refusals []api.Refusal      // if any, nothing else is in the plan
@@ -175,6 +177,7 @@ func (plan *Plan) planText(c *Comparison) {
 				continue
 			}
 			start := page * procfs.PageSize
+			plan.Bad = append(plan.Bad, tracee.Range{Start: max(r.Address, start), End: min(r.End(), start+procfs.PageSize)})
 			if n := len(plan.Drop); n > 0 && plan.Drop[n-1].End >= start {
 				plan.Drop[n-1].End = max(plan.Drop[n-1].End, start+procfs.PageSize)
 			} else {

@@ -41,9 +41,8 @@ func (p *Process) Commit(ctx context.Context, plans []*Plan) (Refresh, error) {
 		}
 		work = append(work, plan)
 		stop = stop || plan.Module.Opened
-		for _, r := range plan.Drop {
-			avoid = append(avoid, tracee.Range{Start: r.Start, End: r.End})
-		}
+		// The rest of a page that is dropped is the same before and after.
+		avoid = append(avoid, plan.Bad...)
 		for _, w := range plan.Writes {
 			avoid = append(avoid, tracee.Range{Start: w.Address, End: w.Address + uint64(len(w.Bytes))})
 		}

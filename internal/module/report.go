@@ -4,8 +4,10 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"fmt"
+	"sort"
 
 	"github.com/virtualizing-os/vos/internal/api"
+	"github.com/virtualizing-os/vos/internal/dso"
 )
 
 // maxHex is how many bytes of a difference are shown.
@@ -51,15 +53,32 @@ func (m *Module) locate(address uint64) api.Difference {
 		d.Section = s.Name
 	}
 	l, ok := m.Object.LocateFunction(at)
-	fde, unwound, _ := m.Object.FDEAt(at)
+	fde, unwound := m.unwindEntry(at)
 	switch {
-	case ok && !(l.Beyond && unwound):
+	case ok && (!l.Beyond || !unwound || at-l.Offset >= fde.Start):
 		d.Function = place(l.Function.Name, l.Offset)
 	case unwound:
 		// Its name was stripped, but the unwind tables know where it begins.
 		d.Function = place(fmt.Sprintf("sub_%x", fde.Start), at-fde.Start)
 	}
 	return d
+}
+
+// unwindEntry returns the unwind table's entry for an object address, or the
+// nearest before it.
+func (m *Module) unwindEntry(at uint64) (dso.FDE, bool) {
+	if fde, ok, err := m.Object.FDEAt(at); err == nil && ok {
+		return fde, true
+	}
+	fdes, err := m.Object.FDEs()
+	if err != nil {
+		return dso.FDE{}, false
+	}
+	i := sort.Search(len(fdes), func(i int) bool { return fdes[i].Start > at }) - 1
+	if i < 0 {
+		return dso.FDE{}, false
+	}
+	return fdes[i], true
 }
 
 func place(function string, offset uint64) string {
