@@ -30,6 +30,7 @@ const (
 	CodeLayoutChanged api.Code = "layout_changed"
 	CodeAllocation    api.Code = "allocation_resized"
 	CodeTableGrown    api.Code = "table_layout_changed"
+	CodeLabelTable    api.Code = "label_table"
 	CodeDebugFile     api.Code = "debug_file_differs"
 )
 
@@ -65,6 +66,7 @@ var remedies = map[api.Code]string{
 	CodeLayoutChanged: askRestart,
 	CodeAllocation:    askDebug,
 	CodeTableGrown:    askRestart,
+	CodeLabelTable:    askRestart,
 	CodeDebugFile:     "give the debug file of this very build",
 }
 

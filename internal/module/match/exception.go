@@ -18,23 +18,25 @@ func (c *constants) equalExceptions(f, g *Function) bool {
 		return false
 	}
 	// Actions end and types begin at a place that only the actions tell. Types
-	// stand at the end: what is equal by meaning is cut off until the rest is
-	// equal by bytes.
+	// stand at the end: what leads to relocated words is compared by those, the
+	// rest by its bytes. A zero stands for every type.
+	const pcrel4, indirect = 0x1b, 0x80
 	x, y := a.rest, b.rest
-	for !bytes.Equal(x, y) {
-		const pcrel4, indirect = 0x1b, 0x80
-		if len(x) != len(y) || len(x) < 4 || a.types&^indirect != pcrel4 {
-			return false
-		}
+	for len(x) == len(y) && len(x) >= 4 && a.types&^indirect == pcrel4 {
 		n := len(x) - 4
-		from := f.lsda + uint64(a.restAt+n)
-		to := g.lsda + uint64(b.restAt+n)
-		if !c.equalType(pcrelTarget(x[n:], from), pcrelTarget(y[n:], to)) {
-			return false
+		to, other := pcrelTarget(x[n:], f.lsda+uint64(a.restAt+n)), pcrelTarget(y[n:], g.lsda+uint64(b.restAt+n))
+		if to != 0 || other != 0 {
+			w, v := c.p.old.wordAt(to), c.p.new.wordAt(other)
+			if w == nil && v == nil {
+				break
+			}
+			if w == nil || v == nil || !c.equalWords(w, v, 0) {
+				return false
+			}
 		}
 		x, y = x[:n], y[:n]
 	}
-	return true
+	return bytes.Equal(x, y)
 }
 
 // pcrelTarget returns what a 4-byte distance at an address leads to; 0, which
@@ -45,17 +47,6 @@ func pcrelTarget(p []byte, at uint64) uint64 {
 		return 0
 	}
 	return at + uint64(int64(v))
-}
-
-func (c *constants) equalType(old, new uint64) bool {
-	if old == 0 || new == 0 {
-		return old == new
-	}
-	w, v := c.p.old.wordAt(old), c.p.new.wordAt(new)
-	if w == nil || v == nil {
-		return false
-	}
-	return c.equalWords(w, v, 0)
 }
 
 // lsda is one exception table.

@@ -291,6 +291,7 @@ func (m *Match) refuseCode(all *refusals, r *redirection) {
 	if len(m.Entries) == 0 {
 		return
 	}
+	m.refuseLabels(all, r)
 	for _, i := range m.Needed {
 		f := &m.New.Functions[i]
 		if !f.Opaque {
@@ -298,6 +299,24 @@ func (m *Match) refuseCode(all *refusals, r *redirection) {
 		}
 		if at, ok := m.New.mayRefer(f); ok {
 			all.add(CodeOpaque, m.New.Name(i), "what may be an instruction at %#x refers to writable data", at)
+		}
+	}
+}
+
+// refuseLabels refuses writable tables of places within functions (computed
+// goto): the new function would jump by the old table into the old one.
+func (m *Match) refuseLabels(all *refusals, r *redirection) {
+	for i := range m.New.words {
+		w := &m.New.words[i]
+		if w.target == 0 || m.New.im.region(m.New.Object, w.at) != Data {
+			continue
+		}
+		g := m.New.FunctionAt(w.target)
+		if g < 0 || m.New.Functions[g].Addr == w.target || !r.needed[g] {
+			continue
+		}
+		if k := r.p.ofNew[g]; k < 0 || r.p.pairs[k].State != Identical {
+			all.add(CodeLabelTable, m.New.place(w.at), "it leads into %s, which differs", m.New.Name(g))
 		}
 	}
 }

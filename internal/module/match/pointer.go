@@ -40,12 +40,12 @@ func (d *dataMapper) byPointer(m *DataMap) {
 	}
 	slices.SortFunc(all, func(a, b candidate) int { return cmp.Or(cmp.Compare(a.new, b.new), cmp.Compare(a.old, b.old)) })
 	all = slices.Compact(all)
-	taken := d.takenOld(m)
+	taken := takenOld(m.Intervals)
 	for _, c := range all {
 		if disputed[c] {
 			continue
 		}
-		if _, proof, _ := m.Old(c.new); proof != Unproved || taken.contains(c.old) {
+		if _, proof, _ := m.Old(c.new); proof != Unproved || taken.has(c.old) {
 			continue
 		}
 		size, ok := d.sameObject(c.new, c.old)
@@ -59,16 +59,24 @@ func (d *dataMapper) byPointer(m *DataMap) {
 // ranges are old addresses that have a counterpart already, ascending.
 type ranges []Interval
 
-func (d *dataMapper) takenOld(m *DataMap) ranges {
-	all := slices.Clone(m.Intervals)
+func takenOld(intervals []Interval) ranges {
+	all := slices.Clone(intervals)
 	all = slices.DeleteFunc(all, func(v Interval) bool { return v.Proof == Added })
 	slices.SortFunc(all, func(a, b Interval) int { return cmp.Compare(a.Old, b.Old) })
 	return all
 }
 
-func (r ranges) contains(old uint64) bool {
+func (r ranges) at(old uint64) (Interval, bool) {
 	i := sort.Search(len(r), func(i int) bool { return r[i].Old > old }) - 1
-	return i >= 0 && old-r[i].Old < r[i].Size
+	if i < 0 || old-r[i].Old >= r[i].Size {
+		return Interval{}, false
+	}
+	return r[i], true
+}
+
+func (r ranges) has(old uint64) bool {
+	_, ok := r.at(old)
+	return ok
 }
 
 // sameObject compares the initial contents of two objects up to where something

@@ -179,7 +179,22 @@ func (r *redirection) reach() {
 	for len(todo) > 0 {
 		i := todo[len(todo)-1]
 		todo = todo[:len(todo)-1]
+		if f := &new.Functions[i]; f.Opaque {
+			// Any four bytes may be the distance of a call.
+			raw := new.raw(f)
+			for k := 0; k+4 <= len(raw); k++ {
+				to := f.Addr + uint64(k) + 4 + uint64(int64(int32(le.Uint32(raw[k:]))))
+				if g := new.FunctionAt(to); g >= 0 {
+					mark(g)
+				}
+			}
+		}
 		for _, ref := range new.referencesOf(&new.Functions[i]) {
+			if ref.Region == Const && ref.Mode == Address {
+				for _, g := range new.tableTargets(ref.Target) {
+					mark(g)
+				}
+			}
 			if ref.Region != Text || ref.To < 0 {
 				continue
 			}
@@ -189,6 +204,29 @@ func (r *redirection) reach() {
 		}
 	}
 }
+
+// tableTargets returns the functions that a table at an address leads to, if it
+// is one of distances from its begin: a switch may jump into a cold part by it.
+func (b *Build) tableTargets(addr uint64) []int {
+	raw := b.im.at(addr)
+	if addr%4 != 0 {
+		return nil
+	}
+	var all []int
+	for n := 0; n < longestSwitch && len(raw) >= 4; n, raw = n+1, raw[4:] {
+		g := b.FunctionAt(addr + uint64(int64(int32(le.Uint32(raw)))))
+		if g < 0 {
+			break
+		}
+		if len(all) == 0 || all[len(all)-1] != g {
+			all = append(all, g)
+		}
+	}
+	return all
+}
+
+// longestSwitch is the most entries of one jump table that are followed.
+const longestSwitch = 4096
 
 // trust returns how far the pair of a new function is trusted.
 func (p *pairing) trust(new int) Trust {

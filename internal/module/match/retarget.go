@@ -80,7 +80,7 @@ func (m *Match) retarget(p *pairing, r *redirection) {
 // retargetWords lists the pointers of data that the new code has for itself:
 // constants, GOT words that the linker resolved, and objects that are new.
 func (m *Match) retargetWords(p *pairing, need func(uint64, string) (uint64, bool)) {
-	arrays := m.New.startupWords()
+	arrays, startup := m.New.startupWords(), m.New.startupPointers()
 	for i := range m.New.words {
 		w := &m.New.words[i]
 		if w.target == 0 || w.name != "" || arrays[w.at] || w.kind != elf.R_X86_64_RELATIVE && w.kind != elf.R_X86_64_64 {
@@ -95,13 +95,10 @@ func (m *Match) retargetWords(p *pairing, need func(uint64, string) (uint64, boo
 		t := WordTarget{At: w.at}
 		switch m.New.im.region(m.New.Object, w.target) {
 		case Data:
-			if m.startupOnly(w.target) {
+			if startup[w.at] {
 				continue
 			}
-			section, name := m.New.sectionOf(w.at)
-			if w.at == w.target && name == ".data" && w.at == section.Addr {
-				continue
-			}
+			_, name := m.New.sectionOf(w.at)
 			old, ok := need(w.target, "a pointer in "+name)
 			if !ok {
 				continue
@@ -120,18 +117,39 @@ func (m *Match) retargetWords(p *pairing, need func(uint64, string) (uint64, boo
 	}
 }
 
-// startupOnly tells a place that nothing but startup code refers to by itself.
-func (m *Match) startupOnly(addr uint64) bool {
-	for i := range m.New.Functions {
-		f := &m.New.Functions[i]
-		if !f.Startup {
-			continue
-		}
-		for _, r := range m.New.referencesOf(f) {
-			if r.Target == addr && r.Mode == Through {
-				return true
+// startupPointers are the words of the GOT that startup code loads, and nobody
+// else.
+func (b *Build) startupPointers() map[uint64]bool {
+	startup := map[uint64]bool{}
+	for _, only := range []bool{true, false} {
+		for i := range b.Functions {
+			f := &b.Functions[i]
+			if f.Startup != only {
+				continue
+			}
+			for _, r := range b.referencesOf(f) {
+				if r.Mode != Through {
+					continue
+				}
+				at := f.Addr + uint64(r.In) + uint64(r.Len) + uint64(int64(int32(le.Uint32(b.raw(f)[r.In+uint32(r.Field):]))))
+				if only {
+					startup[at] = true
+				} else {
+					delete(startup, at)
+				}
 			}
 		}
 	}
-	return false
+	return startup
+}
+
+// Pointer returns what the loader makes the word at an address point at: a name
+// that it looks up, or an object address of the build itself, or both. False
+// where no relocation has the word.
+func (b *Build) Pointer(addr uint64) (target uint64, name string, ok bool) {
+	w := b.wordAt(addr)
+	if w == nil {
+		return 0, "", false
+	}
+	return w.target, w.name, true
 }

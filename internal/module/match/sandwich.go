@@ -33,19 +33,22 @@ func (d *dataMapper) compose() *DataMap {
 	d.points = points
 	anchors := d.anchors()
 	for i, q := range points {
-		size := d.extent(q, i)
+		size := d.extent(q.new, q.old)
+		if i+1 < len(points) {
+			size = min(size, points[i+1].new-q.new)
+		}
 		m.Intervals = append(m.Intervals, Interval{New: q.new, Old: q.old, Size: size, Proof: ByCode, Relro: q.relro})
 	}
 	known := func(a uint64) bool {
 		_, ok := d.symbolAt(a)
-		return ok || slices.ContainsFunc(d.pointsAt(a), func(point) bool { return true })
+		return ok || len(d.pointsAt(a)) > 0
 	}
 	for _, a := range d.newRefs {
 		if known(a) {
 			continue
 		}
 		if old, ok := d.between(anchors, a); ok {
-			m.Intervals = append(m.Intervals, Interval{New: a, Old: old, Size: 1, Proof: BySandwich})
+			m.Intervals = append(m.Intervals, Interval{New: a, Old: old, Size: d.extent(a, old), Proof: BySandwich})
 		}
 	}
 	d.byPointer(m)
@@ -95,17 +98,15 @@ func (d *dataMapper) dropContradicted() {
 		return cmp.Or(cmp.Compare(d.points[i].old, d.points[j].old), cmp.Compare(d.points[i].new, d.points[j].new))
 	})
 	check(order, oldOf, newOf, true)
+	taken := takenOld(d.symbols)
 	// What a symbol proves is taken: no other new address may have it.
 	for i, q := range d.points {
 		if _, ok := d.symbolAt(q.new); ok || q.relro {
 			continue
 		}
-		for k := range d.symbols {
-			if v := &d.symbols[k]; v.Proof == BySymbols && q.old-v.Old < v.Size && q.old >= v.Old {
-				bad[i] = true
-				d.conflicts = append(d.conflicts, conflict{new: q.new, old: q.old, other: v.New + (q.old - v.Old), by: name(q), twice: true})
-				break
-			}
+		if v, ok := taken.at(q.old); ok {
+			bad[i] = true
+			d.conflicts = append(d.conflicts, conflict{new: q.new, old: q.old, other: v.New + (q.old - v.Old), by: name(q), twice: true})
 		}
 	}
 	kept := d.points[:0]
@@ -117,9 +118,9 @@ func (d *dataMapper) dropContradicted() {
 	d.points = kept
 }
 
-// extent is how far a point's proof reaches: up to where, in either build, the
-// next thing is referred to, or the section ends.
-func (d *dataMapper) extent(q point, i int) uint64 {
+// extent is how far the proof of one address reaches: up to where, in either
+// build, the next thing is referred to, or the section ends.
+func (d *dataMapper) extent(new, old uint64) uint64 {
 	reach := func(b *Build, refs []uint64, at uint64) uint64 {
 		section, _ := b.sectionOf(at)
 		end := section.End()
@@ -131,12 +132,9 @@ func (d *dataMapper) extent(q point, i int) uint64 {
 		}
 		return end - at
 	}
-	size := min(reach(d.p.old, d.oldRefs, q.old), reach(d.p.new, d.newRefs, q.new))
-	if i+1 < len(d.points) {
-		size = min(size, d.points[i+1].new-q.new)
-	}
-	if k := sort.Search(len(d.symbols), func(k int) bool { return d.symbols[k].New > q.new }); k < len(d.symbols) {
-		size = min(size, d.symbols[k].New-q.new)
+	size := min(reach(d.p.old, d.oldRefs, old), reach(d.p.new, d.newRefs, new))
+	if k := sort.Search(len(d.symbols), func(k int) bool { return d.symbols[k].New > new }); k < len(d.symbols) {
+		size = min(size, d.symbols[k].New-new)
 	}
 	return max(size, 1)
 }
