@@ -66,7 +66,7 @@ var errorCodes = []struct {
 
 // remedies says what the user can do about errors of a code.
 var remedies = map[int]string{
-	exitNotPermitted: "run as root, or as the program's own user",
+	exitNotPermitted: "run as root (with CAP_SYS_PTRACE), or as the program's own user",
 	exitGone:         "vos ps lists what runs now",
 }
 

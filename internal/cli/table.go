@@ -32,6 +32,10 @@ type row struct {
 // minElastic is how narrow an elastic column may become.
 const minElastic = 8
 
+// easyElastic is how far elastic columns are cut before spare columns go: most
+// module names are readable then.
+const easyElastic = 20
+
 const columnGap = 2
 
 func newTable(columns ...column) *table { return &table{columns: columns} }
@@ -92,12 +96,16 @@ func (t *table) fit(limit int) (widths []int, shown []bool) {
 		if over <= 0 {
 			return widths, shown
 		}
-		if i := t.widestElastic(widths, shown); i >= 0 {
+		if i := t.widestElastic(widths, shown, easyElastic); i >= 0 {
 			widths[i]--
 			continue
 		}
 		if i := t.mostSpare(shown); i >= 0 {
 			shown[i] = false
+			continue
+		}
+		if i := t.widestElastic(widths, shown, minElastic); i >= 0 {
+			widths[i]--
 			continue
 		}
 		return widths, shown
@@ -114,11 +122,11 @@ func (t *table) width(widths []int, shown []bool) int {
 	return total
 }
 
-// widestElastic returns the column to cut next, or -1.
-func (t *table) widestElastic(widths []int, shown []bool) int {
+// widestElastic returns the column to cut next, none below least, or -1.
+func (t *table) widestElastic(widths []int, shown []bool, least int) int {
 	best := -1
 	for i, c := range t.columns {
-		if c.elastic && shown[i] && widths[i] > max(minElastic, columns(c.title)) &&
+		if c.elastic && shown[i] && widths[i] > max(least, columns(c.title)) &&
 			(best < 0 || widths[i] > widths[best]) {
 			best = i
 		}

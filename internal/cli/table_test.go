@@ -46,20 +46,20 @@ func TestTable(t *testing.T) {
 			"    because\n" +
 			"4711  軟件                    0x55  exe\n"},
 		"then spare ones go": {30, false, "" +
-			" PID  NAME      BASE  STATE\n" +
-			"   1  a-very-…  0x7f  bad\n" +
+			" PID  NAME               STATE\n" +
+			"   1  a-very-long-name…  bad\n" +
 			"    because\n" +
-			"4711  軟件      0x55\n"},
+			"4711  軟件\n"},
 		"too narrow for anything": {5, false, "" +
 			" PID  NAME      STATE\n" +
 			"   1  a-very-…  bad\n" +
 			"    because\n" +
 			"4711  軟件\n"},
 		"colours do not count as width": {30, true, "" +
-			" \x1b[1mPID\x1b[0m  \x1b[1mNAME\x1b[0m      \x1b[1mBASE\x1b[0m  \x1b[1mSTATE\x1b[0m\n" +
-			"   1  a-very-…  0x7f  \x1b[31mbad\x1b[0m\n" +
+			" \x1b[1mPID\x1b[0m  \x1b[1mNAME\x1b[0m               \x1b[1mSTATE\x1b[0m\n" +
+			"   1  a-very-long-name…  \x1b[31mbad\x1b[0m\n" +
 			"    because\n" +
-			"4711  軟件      0x55\n"},
+			"4711  軟件\n"},
 	} {
 		if got := printed(sample(), c.width, c.colour); got != c.want {
 			t.Errorf("%s:\ngot\n%s\nwant\n%s", name, got, c.want)
