@@ -99,31 +99,35 @@ func (p *program) function(i int, extra bool, how int, gone []bool) {
 }
 
 // generated builds a program twice, with and without symbols.
-func generated(t testing.TB, seed uint64, n int, changed func(i int) int) (full, stripped string) {
+func generated(t testing.TB, seed uint64, n int, level string, changed func(i int) int) (full, stripped string) {
 	p := program{n: n, changed: changed}
 	path := filepath.Join(t.TempDir(), fmt.Sprintf("generated%d.c", seed))
 	if err := os.WriteFile(path, []byte(p.source()), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	return build(t, path), build(t, path, "strip")
+	return build(t, path, level), build(t, path, level, "strip")
 }
 
 // TestStrippedPairsAgreeWithNames builds pairs of programs twice: what is paired
 // and mapped without symbols must be what the symbols say.
 func TestStrippedPairsAgreeWithNames(t *testing.T) {
 	pairs, data := map[Trust]int{}, map[Proof]int{}
-	for seed := range uint64(4) {
+	seeds := uint64(4)
+	if os.Getenv("VOS_SOAK") != "" {
+		seeds = 32
+	}
+	for seed := range seeds {
 		r := rand.New(rand.NewPCG(seed, 1))
-		how := make([]int, 300)
+		how, level := make([]int, 220), []string{"-O2", "-Os", "-O3", "-O1"}[seed%4]
 		for i := range how {
-			if x := r.IntN(100); x < int(2+seed*3) {
+			if x := r.IntN(100); x < int(2+seed%8*3) {
 				how[i] = 1
-			} else if x < int(3+seed*4) {
+			} else if x < int(3+seed%8*4) {
 				how[i] = 2 + r.IntN(2)
 			}
 		}
-		oldFull, oldStripped := generated(t, seed*2, len(how), func(int) int { return 0 })
-		newFull, newStripped := generated(t, seed*2+1, len(how), func(i int) int { return how[i] })
+		oldFull, oldStripped := generated(t, seed*2, len(how), level, func(int) int { return 0 })
+		newFull, newStripped := generated(t, seed*2+1, len(how), level, func(i int) int { return how[i] })
 		m := compareFiles(t, oldStripped, newStripped, Options{})
 		checkAgainstNames(t, m, openPath(t, oldFull), openPath(t, newFull), pairs, data)
 	}

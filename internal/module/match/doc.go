@@ -16,7 +16,7 @@
 //  3. Pairing (pair.go, propagate.go, similar.go): exported name and version,
 //     name in .symtab, content found once, the same place in paired functions
 //     or in relocated tables, equal runs beside pairs, similar neighbours.
-//  4. Data (data.go, sandwich.go): addresses of writable data, new → old.
+//  4. Data (data.go, sandwich.go, pointer.go): addresses of writable data, new → old.
 //  5. State (state.go, constant.go, exception.go): are pairs of equal text also
 //     equal in what they refer to: strings, tables, jump tables, pointers,
 //     exception tables.
@@ -34,11 +34,14 @@
 //
 //   - symbols of both builds (.dynsym, .symtab, debug file) of one name and size;
 //   - the i-th reference in pairs of equal text that are Strong or Certain;
+//   - a pointer at the same place of a table that paired code leads to, where
+//     the objects are as long and have the same initial contents;
 //   - a sandwich: known addresses on both sides in one section with one
 //     displacement, nothing in between that only the new build refers to, and
 //     the same function or pointer referring to both.
 //
-// Nothing else is proof: not the order of references in changed code, not
+// They are listed by falling strength, sandwiches before pointers where both
+// would do. Nothing else is proof: not the order of references in changed code, not
 // names of one file only. Where proofs contradict each other, none counts, and
 // that is a refusal, as is every writable address that the new code uses and
 // that has no proof.

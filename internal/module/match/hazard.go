@@ -5,9 +5,11 @@ import (
 	"debug/elf"
 	"fmt"
 	"slices"
+	"sort"
 	"strings"
 
 	"github.com/virtualizing-os/vos/internal/api"
+	"github.com/virtualizing-os/vos/internal/x86"
 )
 
 // refusals collects refusals, a few of each code: the rest is counted.
@@ -292,8 +294,18 @@ func (m *Match) refuseCode(all *refusals, r *redirection) {
 		return
 	}
 	m.refuseLabels(all, r)
+	seen := map[uint64]bool{}
 	for _, i := range m.Needed {
 		f := &m.New.Functions[i]
+		for _, ref := range m.New.referencesOf(f) {
+			if ref.Region != Const || ref.Mode != Address || seen[ref.Target] || m.New.im.region(m.New.Object, ref.Target) != Text {
+				continue
+			}
+			seen[ref.Target] = true
+			if at, ok := m.New.hiddenReference(ref.Target); ok {
+				all.add(CodeOpaque, fmt.Sprintf("%#x", ref.Target), "%s takes its address; it may be code, which refers to writable data at %#x", m.New.Name(i), at)
+			}
+		}
 		if !f.Opaque {
 			continue
 		}
@@ -319,6 +331,33 @@ func (m *Match) refuseLabels(all *refusals, r *redirection) {
 			all.add(CodeLabelTable, m.New.place(w.at), "it leads into %s, which differs", m.New.Name(g))
 		}
 	}
+}
+
+// hiddenReference looks for instructions with references to writable data in
+// what is taken for a table within .text, as nothing calls it.
+func (b *Build) hiddenReference(from uint64) (uint64, bool) {
+	const longest, before = 64 << 10, 9
+	end := from + longest
+	if i := sort.Search(len(b.Functions), func(i int) bool { return b.Functions[i].Addr > from }); i < len(b.Functions) {
+		end = min(end, b.Functions[i].Addr)
+	}
+	raw := b.im.at(from)
+	raw = raw[:min(uint64(len(raw)), end-from)]
+	for i := 2; i+4 <= len(raw); i++ {
+		if raw[i-1]&0xc7 != 5 { // ModRM of a RIP-relative operand
+			continue
+		}
+		for at := max(0, i-before); at < i-1; at++ {
+			inst, err := x86.Decode(raw[at:])
+			if err != nil || !inst.IsRIPRelative() || at+int(inst.Mem.Disp.Offset) != i {
+				continue
+			}
+			if to, _ := inst.Target(from + uint64(at)); b.im.region(b.Object, to) == Data {
+				return from + uint64(at), true
+			}
+		}
+	}
+	return 0, false
 }
 
 // mayRefer tells whether any four bytes of a function, read as a displacement,

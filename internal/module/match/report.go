@@ -108,7 +108,12 @@ type ReportDrift struct {
 
 // Report makes the report.
 func (m *Match) Report() Report {
-	r := Report{Same: m.Same, TotalUS: m.Figures.Elapsed.Microseconds(), Refusals: m.Refusals, Objects: m.Figures.Objects}
+	r := Report{
+		Same: m.Same, TotalUS: m.Figures.Elapsed.Microseconds(), Objects: m.Figures.Objects,
+		Refusals:  append([]api.Refusal{}, m.Refusals...),
+		Intervals: []ReportInterval{}, Changed: []ReportPair{}, Added: []string{}, Gone: []string{},
+		Entries: []ReportEntry{}, Initial: []ReportInitial{}, Residual: []ReportResidual{}, Startup: []ReportResidual{},
+	}
 	if m.Same {
 		return r
 	}
