@@ -50,6 +50,11 @@ func (s *Session) Borrow() error {
 	if err != nil {
 		return err
 	}
+	if s.threads[tid] == nil || !s.threads[tid].stopped {
+		if err := s.awaitTransfers([]int{tid}); err != nil {
+			return err
+		}
+	}
 	if b.thread, err = s.stopLender(tid); err != nil {
 		return err
 	}

@@ -17,6 +17,7 @@ const (
 	codeShadowStack   api.Code = "shadow_stack"
 	codeDispatch      api.Code = "syscall_user_dispatch"
 	codeNoGadget      api.Code = "no_gadget"
+	codeTransfer      api.Code = "partial_transfer"
 	codeNoScratch     api.Code = "no_scratch"
 )
 

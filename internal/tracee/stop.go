@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"slices"
 	"syscall"
 	"time"
 
@@ -22,6 +23,9 @@ func (s *Session) StopAll() error {
 		return err
 	}
 	if err := s.checkIdentity(); err != nil {
+		return err
+	}
+	if err := s.awaitTransfers(slices.Collect(maps.Keys(s.threads))); err != nil {
 		return err
 	}
 	s.boost()

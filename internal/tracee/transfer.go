@@ -1,0 +1,63 @@
+package tracee
+
+import (
+	"fmt"
+	"syscall"
+	"time"
+
+	"github.com/virtualizing-os/vos/internal/api"
+	"github.com/virtualizing-os/vos/internal/procfs"
+)
+
+// A blocking transfer that has moved a part of its bytes returns their number
+// when its thread is stopped, as it would for a signal. A program that handles no
+// signals may count on the whole, and nothing can be put right afterwards. So
+// threads are not stopped within such a call: one that is in it is waited for,
+// and if that takes too long the session is refused.
+
+// transferPatience is how long a transfer is waited for.
+const transferPatience = 100 * time.Millisecond
+
+// cutShort reports whether a stop could make the system call return less than it
+// was asked for. Pipes and sockets take up to a page as a whole.
+func cutShort(c procfs.Syscall) bool {
+	const (
+		msgWaitAll = 0x100
+		small      = 4096
+	)
+	switch c.Number {
+	case syscall.SYS_WRITE, syscall.SYS_SENDTO:
+		return c.Args[2] > small
+	case syscall.SYS_WRITEV, syscall.SYS_SENDMSG, sysSendmmsg, syscall.SYS_SENDFILE, syscall.SYS_SPLICE, syscall.SYS_VMSPLICE:
+		return true
+	case syscall.SYS_RECVFROM, syscall.SYS_RECVMMSG:
+		return c.Args[3]&msgWaitAll != 0
+	case syscall.SYS_RECVMSG:
+		return c.Args[2]&msgWaitAll != 0
+	}
+	return false
+}
+
+// awaitTransfers returns when none of the threads is in a call that a stop would
+// cut short. One that enters such a call right afterwards has not yet waited in
+// it, but for microseconds.
+func (s *Session) awaitTransfers(tids []int) error {
+	for end := time.Now().Add(transferPatience); ; time.Sleep(200 * time.Microsecond) {
+		busy := 0
+		for _, tid := range tids {
+			c, err := s.process.Syscall(tid)
+			if err == nil && c.InCall && cutShort(c) {
+				busy = tid
+				break
+			}
+		}
+		if busy == 0 {
+			return nil
+		}
+		if time.Now().After(end) {
+			return api.Refusal{Code: codeTransfer, Subject: fmt.Sprintf("thread %d of process %d", busy, s.process.PID()),
+				Detail: "it waits in a write or receive of which a part may be done: a stop would cut it short",
+				Remedy: "try again when the other side has caught up"}
+		}
+	}
+}
