@@ -3,6 +3,7 @@ package tracee
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"os"
 	"slices"
@@ -148,6 +149,8 @@ func (s *Session) seize(tid int) error {
 func (s *Session) explainEPERM(tid int, err error) error {
 	status, statusErr := s.process.ThreadStatus(tid)
 	switch {
+	case errors.Is(statusErr, fs.ErrNotExist):
+		return errDeadThread
 	case statusErr != nil:
 		return statusErr
 	case status.State == 'Z' || status.State == 'X':
