@@ -75,6 +75,7 @@ func (b *Build) scanFromEntry(s *scanner, index int) {
 	b.References = b.References[:f.first]
 	g := &gap{from: f.Addr, to: f.End(), reached: make([]bool, f.Size), covered: make([]bool, f.Size)}
 	s.flow(b.raw(f), g, f.Addr)
+	g.sort()
 	f.Opaque = !g.whole(b.im, f.Addr, f.End())
 	b.scanReached(s, index, g)
 }

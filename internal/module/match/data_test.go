@@ -29,6 +29,8 @@ E int get_b(int x) { b ^= x; return b * 5 - x; }
 E char *get_name(void) { name[3]++; return name; }
 `
 
+const pick = "E struct s *pick(int i) { return t[i & 1]; } E void put(int i, struct s *p) { t[i] = p; p->v += i; }"
+
 func TestData(t *testing.T) {
 	for _, c := range []struct {
 		name, old, new string
@@ -50,6 +52,10 @@ func TestData(t *testing.T) {
 			`E int f(int x, int n) { static void *t[] = {&&p, &&q, &&r}; t[n & 1] = t[2]; goto *t[x]; p: return n + 1; q: return n * 7; r: return n ^ 5; }`,
 			`E int f(int x, int n) { static void *t[] = {&&p, &&q, &&r}; t[n & 1] = t[2]; goto *t[x]; p: return n + 2; q: return n * 9; r: return n ^ 6; }`,
 			[]string{"label_table"}},
+		{"objects of a table, told by their contents",
+			"struct s { const char *n; int v; }; static struct s one = {\"one\", 1}, two = {\"two\", 2}; static struct s *t[] = {&one, &two};" + pick + "E int c(int x) { return x * 3; }",
+			"struct s { const char *n; int v; }; static int before[4] = {1, 2, 3, 4}; E int *early(void) { return before; } static struct s one = {\"one\", 1}, two = {\"two\", 2}; static struct s *t[] = {&one, &two};" + pick + "E int c(int x) { return x * 5; }",
+			[]string{"data_identity_unproved"}}, // early is new, and so is what it refers to
 		{"an initial value changed",
 			`static int level = 3; static const char *who = "one"; E int f(int x) { level += x; return level; } E const char *g(void) { return who; } E void h(const char *w) { who = w; } E int c(int x) { return x * 3; }`,
 			`static int level = 4; static const char *who = "two"; E int f(int x) { level += x; return level; } E const char *g(void) { return who; } E void h(const char *w) { who = w; } E int c(int x) { return x * 5; }`,
@@ -59,6 +65,11 @@ func TestData(t *testing.T) {
 			m := variants(t, ".c", c.old, c.new)
 			if got := codes(m); !slices.Equal(got, c.want) {
 				t.Errorf("refused for %q, want %q: %+v\n%+v", got, c.want, m.Refusals, m.Data)
+			}
+			if c.name == "objects of a table, told by their contents" {
+				if n := m.Figures.Objects["unproved"]; n != 1 {
+					t.Errorf("%v: %+v", m.Figures.Objects, m.Refusals)
+				}
 			}
 			if c.name == "an initial value changed" {
 				pointers := 0

@@ -143,11 +143,10 @@ type gap struct {
 // failed to decode, and no jump of it may lead to bytes before next that were
 // not reached.
 func (g *gap) whole(im *image, from, next uint64) bool {
-	inside := func(a uint64) bool { return a >= from && a < next }
-	if slices.ContainsFunc(g.broken, inside) {
+	if anyIn(g.broken, from, next) {
 		return false
 	}
-	if !slices.ContainsFunc(g.indirect, inside) {
+	if !anyIn(g.indirect, from, next) {
 		return true
 	}
 	code := im.at(from)
@@ -163,6 +162,18 @@ func (g *gap) whole(im *image, from, next uint64) bool {
 		at += uint64(n)
 	}
 	return true
+}
+
+// sort makes the gap ready for whole, after all flow was followed.
+func (g *gap) sort() {
+	slices.Sort(g.broken)
+	slices.Sort(g.indirect)
+}
+
+// anyIn tells whether a sorted list has an address of [from, to).
+func anyIn(sorted []uint64, from, to uint64) bool {
+	i, _ := slices.BinarySearch(sorted, from)
+	return i < len(sorted) && sorted[i] < to
 }
 
 // padding returns the length of the padding that code begins with: one zero,
@@ -261,6 +272,9 @@ func (b *Build) splitGaps(s *scanner, exported []uint64) {
 		sorted = append(sorted, a)
 	}
 	slices.Sort(sorted)
+	for i := range gaps {
+		gaps[i].sort()
+	}
 	scanned := len(b.Functions)
 	for i, a := range sorted {
 		g := find(a)

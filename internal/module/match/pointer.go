@@ -3,6 +3,7 @@ package match
 import (
 	"bytes"
 	"cmp"
+	"hash/maphash"
 	"slices"
 	"sort"
 )
@@ -11,7 +12,8 @@ import (
 // tables which paired code or exported objects lead to. As a new build may let
 // a pointer lead elsewhere, the objects must also be the same to look at: as
 // long up to the next thing that something refers to, and of the same initial
-// contents, which are not all zero. One object may have one counterpart only.
+// contents, which are not all zero and which no other object of the table's
+// kind has. One object may have one counterpart only.
 func (d *dataMapper) byPointer(m *DataMap) {
 	m.tidy()
 	type candidate struct{ new, old uint64 }
@@ -41,8 +43,13 @@ func (d *dataMapper) byPointer(m *DataMap) {
 	slices.SortFunc(all, func(a, b candidate) int { return cmp.Or(cmp.Compare(a.new, b.new), cmp.Compare(a.old, b.old)) })
 	all = slices.Compact(all)
 	taken := takenOld(m.Intervals)
-	for _, c := range all {
-		if disputed[c] {
+	alike, looks := map[uint64]int{}, make([]uint64, len(all))
+	for i, c := range all {
+		looks[i] = d.contents(c.old)
+		alike[looks[i]]++
+	}
+	for i, c := range all {
+		if disputed[c] || alike[looks[i]] > 1 {
 			continue
 		}
 		if _, proof, _ := m.Old(c.new); proof != Unproved || taken.has(c.old) {
@@ -77,6 +84,36 @@ func (r ranges) at(old uint64) (Interval, bool) {
 func (r ranges) has(old uint64) bool {
 	_, ok := r.at(old)
 	return ok
+}
+
+// contents hashes what an old object looks like: its initial bytes, and what its
+// pointers to code and strings lead to.
+func (d *dataMapper) contents(old uint64) uint64 {
+	b := d.p.old
+	size := min(next(d.p.oldBounds, old+1)-old, longestTable)
+	var h maphash.Hash
+	h.SetSeed(hashSeed)
+	ws := b.wordsIn(old, old+size)
+	raw := bytes.Clone(initialBytes(b, old, size))
+	var place [8]byte
+	for i := range ws {
+		w := &ws[i]
+		at := w.at - old
+		// Packed relocations have their addends here.
+		clear(raw[min(at, uint64(len(raw))):min(at+8, uint64(len(raw)))])
+		h.WriteString(w.name)
+		to := w.target
+		if t := b.text(to); len(t) > 0 && b.FunctionAt(to) < 0 && b.im.region(b.Object, to) == Const {
+			h.Write(t)
+			to = 0
+		} else if b.im.region(b.Object, to) == Data {
+			to = 0
+		}
+		le.PutUint64(place[:], to)
+		h.Write(place[:])
+	}
+	h.Write(raw)
+	return h.Sum64()
 }
 
 // sameObject compares the initial contents of two objects up to where something
