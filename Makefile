@@ -13,7 +13,7 @@ PURE      = $(filter-out $(shell $(GO) list $(LIVE)),$(shell $(GO) list ./...))
 
 export CGO_ENABLED = 0
 
-.PHONY: all build deps lint test test-pure test-live soak bench fuzz demo man install clean
+.PHONY: all build deps lint test test-pure test-live soak bench corpus fuzz demo man install clean
 
 all: build
 
@@ -41,6 +41,9 @@ soak: deps build ## thousands of cycles, 300 kills, heavy programs: an hour
 
 bench: deps build ## the figures: medians, spread, and the floor in the same run
 	$(GO) run ./internal/bench/cmd
+
+corpus: ## builds of Debian packages matched in pairs, into docs/corpus.md
+	$(GO) run ./internal/module/match/corpus -out docs/corpus.md
 
 fuzz: ## a minute for each fuzz target
 	@for t in $$(grep -rho --include='*_test.go' 'func Fuzz[A-Za-z]*' internal | sort -u | sed 's/func //'); do \
