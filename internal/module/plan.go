@@ -90,7 +90,11 @@ func (p *Process) Plan(ctx context.Context, m *Module, full bool) (*Plan, error)
 	if err != nil || len(c.Runs) == 0 && len(c.Bad) == 0 {
 		return plan, err
 	}
-	if refusal := p.checkIdentity(m, c); refusal != nil {
+	refusal, err := p.checkIdentity(m, c)
+	if err != nil {
+		return nil, err
+	}
+	if refusal != nil {
 		plan.Refusals = append(plan.Refusals, *refusal)
 		return plan, nil
 	}
@@ -101,17 +105,18 @@ func (p *Process) Plan(ctx context.Context, m *Module, full bool) (*Plan, error)
 
 // CannotRefresh returns why a module could not be healed if it were corrupt,
 // beyond its Obstacles.
-func (p *Process) CannotRefresh(m *Module) []api.Refusal {
+func (p *Process) CannotRefresh(m *Module) ([]api.Refusal, error) {
 	if len(m.Obstacles) > 0 {
-		return nil
+		return nil, nil
 	}
 	if m.Object.TextRel() {
-		return []api.Refusal{textrelRefusal(m)}
+		return []api.Refusal{textrelRefusal(m)}, nil
 	}
-	if refusal := p.checkIdentity(m, &Comparison{Module: m}); refusal != nil {
-		return []api.Refusal{*refusal}
+	refusal, err := p.checkIdentity(m, &Comparison{Module: m})
+	if refusal == nil {
+		return nil, err
 	}
-	return nil
+	return []api.Refusal{*refusal}, nil
 }
 
 func textrelRefusal(m *Module) api.Refusal {
@@ -121,30 +126,34 @@ func textrelRefusal(m *Module) api.Refusal {
 }
 
 // checkIdentity refuses a module that is not known to be what its file says: a
-// refresh would make it another one.
-func (p *Process) checkIdentity(m *Module, c *Comparison) *api.Refusal {
+// refresh would make it another one. An error says that the process is gone.
+func (p *Process) checkIdentity(m *Module, c *Comparison) (*api.Refusal, error) {
 	if m.Object.TextRel() && c.Corrupt() {
 		refusal := textrelRefusal(m)
-		return &refusal
+		return &refusal, nil
 	}
 	if m.Kind == VDSO || m.Object.BuildID == "" {
-		return nil
+		return nil, nil
 	}
+	var running *dso.Object
 	memory, err := p.openMemory()
-	if err != nil {
-		return &api.Refusal{Code: codeUnreadable, Subject: m.Name, Detail: err.Error(), Remedy: "run vos as root"}
+	if err == nil {
+		running, err = dso.ReadMemory(memory, m.mapping.Start)
 	}
-	running, err := dso.ReadMemory(memory, m.mapping.Start)
 	switch {
+	case errors.Is(err, procfs.ErrGone):
+		return nil, err
+	case memory == nil:
+		return &api.Refusal{Code: codeUnreadable, Subject: m.Name, Detail: err.Error(), Remedy: "run vos as root"}, nil
 	case err != nil:
 		return &api.Refusal{Code: codeBuildID, Subject: m.Name,
-			Detail: fmt.Sprintf("its headers in memory can't be read: %v", err), Remedy: restart}
+			Detail: fmt.Sprintf("its headers in memory can't be read: %v", err), Remedy: restart}, nil
 	case running.BuildID != m.Object.BuildID:
 		return &api.Refusal{Code: codeBuildID, Subject: m.Name,
 			Detail: fmt.Sprintf("the build-id in memory is %s, that of the mapped file %s", orNone(running.BuildID), m.Object.BuildID),
-			Remedy: restart}
+			Remedy: restart}, nil
 	}
-	return nil
+	return nil, nil
 }
 
 func orNone(s string) string {

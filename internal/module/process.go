@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"path"
 	"slices"
 	"time"
@@ -147,6 +148,7 @@ func (p *Process) find(store *Store) error {
 		used  bool
 	}
 	known := make(map[mappedFile]*found)
+	closed := false
 	for i := range p.maps {
 		m := &p.maps[i]
 		if m.Kind == procfs.KindVDSO {
@@ -163,6 +165,10 @@ func (p *Process) find(store *Store) error {
 			f = &found{state: p.FileState(*m)}
 			f.file, f.err = store.open(p.Process, *m)
 			known[fileOf(m)] = f
+		}
+		if errors.Is(f.err, procfs.ErrUnmapped) {
+			closed = true // by the program, or all of it by an execve
+			continue
 		}
 		if f.err != nil {
 			if !f.used {
@@ -181,6 +187,11 @@ func (p *Process) find(store *Store) error {
 		}
 		if p.addMapped(m, object, f.state) {
 			f.used = true
+		}
+	}
+	if closed {
+		if now, err := p.Auxv(); err != nil || !maps.Equal(now, p.identity) {
+			return fmt.Errorf("inspect process %d: it has become another program: %w", p.PID(), procfs.ErrGone)
 		}
 	}
 	slices.SortFunc(p.Modules, func(a, b *Module) int {

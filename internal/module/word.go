@@ -4,6 +4,7 @@ import (
 	"debug/elf"
 	"encoding/binary"
 	"fmt"
+	"slices"
 
 	"github.com/virtualizing-os/vos/internal/dso"
 	"github.com/virtualizing-os/vos/internal/procfs"
@@ -49,6 +50,9 @@ func (r *wordReader) read(address uint64) (uint64, error) {
 // change afterwards.
 func (p *Process) compareWords(c *Comparison) error {
 	m := c.Module
+	if p.loading(m) {
+		return nil
+	}
 	memory, err := p.openMemory()
 	if err != nil {
 		return err
@@ -85,6 +89,17 @@ func (p *Process) compareWords(c *Comparison) error {
 		}
 	}
 	return nil
+}
+
+// loading reports whether the loader was still relocating a module when the
+// process was inspected: it write-protects RELRO when it has done (in whole
+// pages, _dl_protect_relro in glibc's elf/dl-reloc.c).
+func (p *Process) loading(m *Module) bool {
+	const page = ^uint64(procfs.PageSize - 1)
+	start, end := (m.Object.RELRO.Addr+m.Bias)&page, (m.Object.RELRO.End()+m.Bias)&page
+	return start < end && slices.ContainsFunc(p.maps, func(now procfs.Mapping) bool {
+		return now.Start <= start && start < now.End && now.Perms&procfs.Write != 0
+	})
 }
 
 func (p *Process) checkRelative(words *wordReader, m *Module, r dso.Relocation) (*Word, error) {

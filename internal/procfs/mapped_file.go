@@ -15,6 +15,9 @@ import (
 // ErrNoFile is wrapped where a mapping has no file to open.
 var ErrNoFile = errors.New("mapping of no regular file")
 
+// ErrUnmapped is wrapped where a mapping is no longer there.
+var ErrUnmapped = errors.New("nothing is mapped there any more")
+
 // A FileChange is what became of a mapped file's path.
 type FileChange uint8
 
@@ -113,7 +116,7 @@ func (p *Process) OpenMapped(m Mapping) (*os.File, error) {
 	}
 	why := fmt.Errorf("it is no longer at its path, and map_files needs CAP_CHECKPOINT_RESTORE or CAP_SYS_ADMIN: %w", fs.ErrPermission)
 	if isAbsence(err) {
-		why = fmt.Errorf("nothing is mapped at %x-%x any more", m.Start, m.End)
+		why = fmt.Errorf("%x-%x: %w", m.Start, m.End, ErrUnmapped)
 		if _, err := p.Auxv(); err != nil {
 			return nil, p.failed(verb, err)
 		}

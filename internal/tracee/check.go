@@ -47,8 +47,12 @@ func Lifeless(pid int, stat procfs.Stat) error {
 }
 
 // Foreign refuses a program that was started as one for 32 bits: its auxiliary
-// vector has words of 4 bytes, and so, read as one of 8, not this entry.
+// vector has words of 4 bytes, and so, read as one of 8, not this entry. In the
+// middle of an execve it has none at all.
 func Foreign(pid int, a procfs.Auxv) error {
+	if len(a) == 0 {
+		return fmt.Errorf("look at process %d: it is becoming another program: %w", pid, procfs.ErrGone)
+	}
 	if _, found := a[procfs.AuxPHENT]; !found {
 		return not64BitRefusal(pid)
 	}

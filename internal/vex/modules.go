@@ -143,7 +143,11 @@ func describeModule(ctx context.Context, p *module.Process, m *module.Module) (a
 		return d, err
 	}
 	d.Corrupt = c.Corrupt()
-	d.Refusals = append(d.Refusals, p.CannotRefresh(m)...)
+	cannot, err := p.CannotRefresh(m)
+	if err != nil {
+		return d, err
+	}
+	d.Refusals = append(d.Refusals, cannot...)
 	d.Refreshable = len(d.Refusals) == 0
 	return d, nil
 }

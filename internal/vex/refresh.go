@@ -47,10 +47,10 @@ func refresh(ctx context.Context, p *module.Process, modules []*module.Module, r
 		}
 		o.PauseUS, o.BorrowUS = done.Times.Pause.Microseconds(), done.Times.Borrow.Microseconds()
 		o.TotalUS = (begins[i] + done.Total).Microseconds()
-		finish(ctx, p, plan, o, err)
-	}
-	if errors.Is(err, procfs.ErrGone) {
-		return operations, err
+		if lost := finish(ctx, p, plan, o, err); lost != nil {
+			// What is left has ended with the process, and did not fail.
+			return operations[:i], lost
+		}
 	}
 	return operations, nil
 }
@@ -81,23 +81,29 @@ func planned(p *module.Process, plan *module.Plan, steps bool) api.Operation {
 	return o
 }
 
-// finish notes how the commit of a plan ended, and looks at the module again.
-func finish(ctx context.Context, p *module.Process, plan *module.Plan, o *api.Operation, commit error) {
+// finish notes how the commit of a plan ended, and looks at the module again. It
+// returns an error if the process is gone.
+func finish(ctx context.Context, p *module.Process, plan *module.Plan, o *api.Operation, commit error) error {
 	if refusals := api.Refusals(commit); len(refusals) > 0 {
 		o.Outcome, o.Refusals = api.Refused, append(o.Refusals, refusals...)
-		return
+		return nil
 	}
-	if commit != nil {
-		o.Outcome, o.Error = api.Failed, commit.Error()
-		return
+	var c *module.Comparison
+	err := commit
+	if err == nil {
+		if c, err = p.Compare(ctx, plan.Module, false); err != nil {
+			err = fmt.Errorf("healed, but not verified: %w", err)
+		}
 	}
-	c, err := p.Compare(ctx, plan.Module, false)
 	switch {
+	case errors.Is(err, procfs.ErrGone):
+		return err
 	case err != nil:
-		o.Outcome, o.Error = api.Failed, fmt.Sprintf("healed, but not verified: %v", err)
+		o.Outcome, o.Error = api.Failed, err.Error()
 	case c.Corrupt() && len(plan.Residual) == 0:
 		o.Outcome, o.Error = api.Failed, "it differs again: something in the program writes to it"
 	default:
 		o.Outcome = api.Refreshed
 	}
+	return nil
 }
