@@ -135,10 +135,14 @@ func fileOf(m *procfs.Mapping) mappedFile {
 
 // find makes a module of every file with executable mappings, and of the vDSO.
 func (p *Process) find(store *Store) error {
-	executable := make(map[mappedFile]bool)
+	executable, inParts := make(map[mappedFile]bool), make(map[mappedFile]bool)
 	for i := range p.maps {
-		if m := &p.maps[i]; m.Inode != 0 && m.Perms&procfs.Exec != 0 && m.Perms&procfs.Shared == 0 {
+		switch m := &p.maps[i]; {
+		case m.Inode == 0 || m.Perms&procfs.Shared != 0:
+		case m.Perms&procfs.Exec != 0:
 			executable[fileOf(m)] = true
+		default:
+			inParts[fileOf(m)] = true
 		}
 	}
 	type found struct {
@@ -170,16 +174,14 @@ func (p *Process) find(store *Store) error {
 			closed = true // by the program, or all of it by an execve
 			continue
 		}
-		if f.err != nil {
-			if !f.used {
-				p.addUnread(m, f.state, f.err)
-				f.used = true
-			}
-			continue
+		object, err := (*dso.Object)(nil), f.err
+		if err == nil {
+			object, err = f.file.read()
 		}
-		object, err := f.file.read()
 		if err != nil {
-			if !f.used {
+			// Code that was made at run time, in /dev/zero or a memfd, is no
+			// module; one that was spoiled is mapped in parts, as loaders do it.
+			if !f.used && (inParts[fileOf(m)] || errors.Is(err, fs.ErrPermission)) {
 				p.addUnread(m, f.state, err)
 				f.used = true
 			}
