@@ -15,8 +15,15 @@ import (
 // threads are not stopped within such a call: one that is in it is waited for,
 // and if that takes too long the session is refused.
 
-// transferPatience is how long a transfer is waited for.
-const transferPatience = 100 * time.Millisecond
+const (
+	// transferPatience is how long a transfer is waited for.
+	transferPatience = 100 * time.Millisecond
+	// transferLooks is how often in a row a program that was seen in a transfer
+	// must be found out of any, transferLook apart: one that writes in a loop is
+	// out of its call for microseconds.
+	transferLooks = 12
+	transferLook  = 200 * time.Microsecond
+)
 
 // cutShort reports whether a stop could make the system call return less than it
 // was asked for. Pipes and sockets take up to a page as a whole.
@@ -39,25 +46,31 @@ func cutShort(c procfs.Syscall) bool {
 }
 
 // awaitTransfers returns when none of the threads is in a call that a stop would
-// cut short. One that enters such a call right afterwards has not yet waited in
-// it, but for microseconds.
+// cut short. One that enters its first such call right afterwards has not yet
+// waited in it, but for microseconds.
 func (s *Session) awaitTransfers(tids []int) error {
-	for end := time.Now().Add(transferPatience); ; time.Sleep(200 * time.Microsecond) {
-		busy := 0
-		for _, tid := range tids {
-			c, err := s.process.Syscall(tid)
-			if err == nil && c.InCall && cutShort(c) {
-				busy = tid
-				break
-			}
-		}
-		if busy == 0 {
+	seen, quiet := 0, 0 // a thread that was in such a call; looks since then
+	for end := time.Now().Add(transferPatience); ; time.Sleep(transferLook) {
+		if busy := s.transferring(tids); busy != 0 {
+			seen, quiet = busy, 0
+		} else if quiet++; seen == 0 || quiet >= transferLooks {
 			return nil
 		}
 		if time.Now().After(end) {
-			return api.Refusal{Code: codeTransfer, Subject: fmt.Sprintf("thread %d of process %d", busy, s.process.PID()),
+			return api.Refusal{Code: codeTransfer, Subject: fmt.Sprintf("thread %d of process %d", seen, s.process.PID()),
 				Detail: "it waits in a write or receive of which a part may be done: a stop would cut it short",
 				Remedy: "try again when the other side has caught up"}
 		}
 	}
+}
+
+// transferring returns the id of a thread that is in a call that a stop would cut
+// short, or 0.
+func (s *Session) transferring(tids []int) int {
+	for _, tid := range tids {
+		if c, err := s.process.Syscall(tid); err == nil && c.InCall && cutShort(c) {
+			return tid
+		}
+	}
+	return 0
 }
