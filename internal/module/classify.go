@@ -1,10 +1,14 @@
 package module
 
 import (
+	"bytes"
 	"debug/elf"
+	"encoding/binary"
+	"slices"
 
 	"github.com/virtualizing-os/vos/internal/api"
 	"github.com/virtualizing-os/vos/internal/dso"
+	"github.com/virtualizing-os/vos/internal/procfs"
 	"github.com/virtualizing-os/vos/internal/x86"
 )
 
@@ -73,6 +77,47 @@ func (m *Module) isBreakpoint(run *Run) bool {
 	}
 	start, known := m.functionStart(at)
 	return !known || beginsInstruction(m.Object, start, at)
+}
+
+// nop5 is the instruction that Linux 6.18 replaces by a call of its trampoline,
+// instead of an int3, when a uprobe is set on it (arch/x86/kernel/uprobes.c).
+var nop5 = []byte{0x0f, 0x1f, 0x44, 0x00, 0x00}
+
+const (
+	callOpcode       = 0xe8
+	uprobeTrampoline = "[uprobes-trampoline]"
+)
+
+// findCallProbes tells calls of the kernel's trampoline from corruption.
+func (p *Process) findCallProbes(c *Comparison) error {
+	for i := range c.Runs {
+		run := &c.Runs[i]
+		target, ok := run.callInNop()
+		if !ok || run.Kind != api.KindCorruption {
+			continue
+		}
+		// The trampoline may be younger than the maps that were read at first.
+		maps, err := p.Maps()
+		if err != nil {
+			return err
+		}
+		if slices.ContainsFunc(maps, func(m procfs.Mapping) bool { return m.Path == uprobeTrampoline && m.Contains(target) }) {
+			run.Kind = api.KindBreakpoint
+		}
+	}
+	return nil
+}
+
+// callInNop returns where the call leads that a run makes of a nop5. While the
+// kernel writes it, an int3 stands for its opcode.
+func (r *Run) callInNop() (target uint64, ok bool) {
+	if len(r.Found) > len(nop5) || !bytes.HasPrefix(nop5, r.Expected) || r.Found[0] != callOpcode && r.Found[0] != breakpointOpcode {
+		return 0, false
+	}
+	call := slices.Clone(nop5)
+	copy(call, r.Found) // what is the same in both is not in the run
+	distance := int32(binary.LittleEndian.Uint32(call[1:]))
+	return r.Address + uint64(len(call)) + uint64(distance), true
 }
 
 // functionStart returns where the function that an object address is in begins.

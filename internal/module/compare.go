@@ -129,7 +129,10 @@ func (p *Process) compareText(ctx context.Context, c *Comparison, full bool) err
 			c.Pages += int(n / procfs.PageSize)
 		}
 	}
-	return c.classify()
+	if err := c.classify(); err != nil {
+		return err
+	}
+	return p.findCallProbes(c)
 }
 
 // presentText returns all pages of a module's constant segments that are in
