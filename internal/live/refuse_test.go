@@ -244,11 +244,14 @@ func inVfork(t *testing.T) (*subject, func()) {
 	return s, end
 }
 
+func idleLibrary(t *testing.T) testbed.Build {
+	return testbed.Build{Name: "libidle.so", Source: source(t, "idle"), Flags: []string{"-shared", "-fPIC", "-Wl,-soname,libidle.so", "-Wl,--build-id"}}
+}
+
 // TestModulesThatAreRefused spoils the file of a library, or what a process has
 // of it. That module is refused, the others are healed.
 func TestModulesThatAreRefused(t *testing.T) {
-	idle := testbed.Build{Name: "libidle.so", Source: source(t, "idle"), Flags: []string{"-shared", "-fPIC", "-Wl,-soname,libidle.so", "-Wl,--build-id"}}
-	program := testProgram(t, "linked", idle)
+	program := testProgram(t, "linked", idleLibrary(t))
 	tests := []struct {
 		name  string
 		spoil func(t *testing.T, library string) error
