@@ -3,6 +3,7 @@ package live
 import (
 	"context"
 	"errors"
+	"strconv"
 	"testing"
 
 	"github.com/virtualizing-os/vos/internal/api"
@@ -73,30 +74,31 @@ func TestThousandRefreshes(t *testing.T) {
 // them all, and returns how many it were.
 func refreshAll(t *testing.T, machine api.Executive, nginx *testbed.Nginx) int {
 	t.Helper()
-	want := 0
-	for _, pid := range nginx.Pids() {
-		n, err := corruptEvery(pid)
+	got := 0
+	for _, pid := range nginx.Pids() { // by pid: another nginx may run here
+		want, err := corruptEvery(pid)
 		if err != nil {
 			t.Fatal(err)
 		}
-		want += n
-	}
-	got := 0
-	err := machine.Refresh(t.Context(), api.RefreshRequest{Target: api.Target{Program: "nginx"}}, func(o api.Operation) error {
-		switch o.Outcome {
-		case api.Refreshed:
-			got++
-		case api.Clean:
-		default:
-			t.Errorf("%s of %d: %s %s %v", o.Module, o.PID, o.Outcome, o.Error, o.Refusals)
+		healed := 0
+		target := api.Target{Program: strconv.Itoa(pid)}
+		err = machine.Refresh(t.Context(), api.RefreshRequest{Target: target}, func(o api.Operation) error {
+			switch o.Outcome {
+			case api.Refreshed:
+				healed++
+			case api.Clean:
+			default:
+				t.Errorf("%s of %d: %s %s %v", o.Module, o.PID, o.Outcome, o.Error, o.Refusals)
+			}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
 		}
-		return nil
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got != want {
-		t.Fatalf("%d modules were corrupted, %d refreshed", want, got)
+		if healed != want {
+			t.Fatalf("%d modules of process %d were corrupted, %d refreshed", want, pid, healed)
+		}
+		got += healed
 	}
 	return got
 }
