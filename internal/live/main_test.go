@@ -14,7 +14,6 @@ import (
 
 	"github.com/virtualizing-os/vos/internal/api"
 	"github.com/virtualizing-os/vos/internal/module"
-	"github.com/virtualizing-os/vos/internal/procfs"
 	"github.com/virtualizing-os/vos/internal/testbed"
 )
 
@@ -101,17 +100,12 @@ func modules(t *testing.T, r result) []api.Module { t.Helper(); return lines[api
 // inspect returns the modules of a process as they are now.
 func inspect(t *testing.T, pid int) *module.Process {
 	t.Helper()
-	store := module.NewStore()
-	process, err := procfs.Open(pid)
+	p, err := module.Open(pid)
 	if err != nil {
 		t.Fatal(err)
 	}
-	p, err := module.Inspect(store, process)
-	if err != nil {
-		t.Fatal(errors.Join(err, store.Close()))
-	}
 	t.Cleanup(func() {
-		if err := errors.Join(p.Close(), store.Close()); err != nil {
+		if err := p.Close(); err != nil {
 			t.Error(err)
 		}
 	})
@@ -122,7 +116,11 @@ func inspect(t *testing.T, pid int) *module.Process {
 // process, where nobody runs, and returns their address.
 func corruptIdle(t *testing.T, pid int, name string) uint64 {
 	t.Helper()
-	p := inspect(t, pid)
+	p, err := module.Open(pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close() // now: a soak comes by here thousands of times
 	for _, m := range p.Modules {
 		if m.Name != name && filepath.Base(m.Path) != name || m.Object == nil {
 			continue
