@@ -5,7 +5,9 @@ import (
 	"math"
 	"math/rand/v2"
 	"os/exec"
+	"path/filepath"
 	"slices"
+	"strconv"
 	"testing"
 	"time"
 
@@ -111,7 +113,8 @@ func killAfter(t *testing.T, d time.Duration, args []string) bool {
 }
 
 func nginxVictim(t *testing.T) victim {
-	nginx := testbed.RunNginx(t, testbed.NginxOptions{})
+	binary := renamed(t, "nginx")
+	nginx := testbed.RunNginx(t, testbed.NginxOptions{Binary: binary})
 	load := nginx.Load(context.Background(), testbed.LoadOptions{})
 	t.Cleanup(func() {
 		totals := load.Stop()
@@ -121,7 +124,7 @@ func nginxVictim(t *testing.T) victim {
 		}
 	})
 	pids := nginx.Pids()
-	return victim{"nginx", "libz.so.1", pids, func(t *testing.T) {
+	return victim{filepath.Base(binary), "libz.so.1", pids, func(t *testing.T) {
 		t.Helper()
 		if totals := load.Totals(); totals.Failed > 0 {
 			t.Fatalf("failed requests: %v", totals.Errors)
@@ -147,7 +150,7 @@ func redisVictim(t *testing.T) victim {
 			t.Errorf("failed requests: %v", totals.Errors)
 		}
 	})
-	return victim{"redis-server", "libc.so.6", []int{redis.Pid()}, func(t *testing.T) {
+	return victim{strconv.Itoa(redis.Pid()), "libc.so.6", []int{redis.Pid()}, func(t *testing.T) {
 		t.Helper()
 		if totals := load.Totals(); totals.Failed > 0 {
 			t.Fatalf("failed requests: %v", totals.Errors)
@@ -166,7 +169,7 @@ func threadsVictim(t *testing.T) victim {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return victim{"threads", "libc.so.6", []int{f.Pid()}, func(t *testing.T) {
+	return victim{strconv.Itoa(f.Pid()), "libc.so.6", []int{f.Pid()}, func(t *testing.T) {
 		t.Helper()
 		time.Sleep(20 * time.Millisecond)
 		now, err := f.Report(t.Context())

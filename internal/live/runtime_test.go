@@ -3,8 +3,11 @@ package live
 import (
 	"context"
 	"fmt"
+	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -70,13 +73,27 @@ func of(name string, args ...string) func(*testing.T) *subject {
 	return func(t *testing.T) *subject { return fixture(t, name, args...) }
 }
 
+// renamed copies a server to a name that no other program here has: who names one
+// by its usual name means all that run on this machine.
+func renamed(t *testing.T, name string) string {
+	t.Helper()
+	path, err := exec.LookPath(name)
+	if err != nil {
+		path = filepath.Join("/usr/sbin", name) // not in every user's path
+	}
+	short, _, _ := strings.Cut(name, "-") // the kernel keeps 15 bytes of it
+	own := filepath.Join(publicFolder(t), fmt.Sprintf("%s-%d", short, os.Getpid()))
+	copyFile(t, path, own)
+	return own
+}
+
 func nginxWorker(t *testing.T) *subject {
-	nginx := testbed.RunNginx(t, testbed.NginxOptions{Workers: 1})
+	nginx := testbed.RunNginx(t, testbed.NginxOptions{Workers: 1, Binary: renamed(t, "nginx")})
 	return underLoad(t, "nginx", nginx.Workers()[0], nginx.Load(context.Background(), testbed.LoadOptions{}))
 }
 
 func redisServer(t *testing.T) *subject {
-	redis := testbed.RunRedis(t, testbed.RedisOptions{})
+	redis := testbed.RunRedis(t, testbed.RedisOptions{Binary: renamed(t, "redis-server")})
 	return underLoad(t, "redis", redis.Pid(), redis.Load(context.Background(), testbed.LoadOptions{}))
 }
 
