@@ -21,6 +21,7 @@ var floor = map[string]int{
 	"internal/module/match": 3,
 	"internal/tracee":       2,
 	"internal/dso":          1,
+	"internal/dpkg":         1,
 	"internal/x86":          1,
 	"internal/procfs":       1,
 	"internal/kernel":       0,
