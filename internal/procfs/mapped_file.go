@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"strings"
 	"syscall"
 	"time"
 
@@ -41,13 +40,21 @@ type FileState struct {
 	// written; the zero time where the mapped file can't be looked at.
 	Modified time.Time
 	Size     int64 // of the mapped file, in bytes, likewise
-	Why      error // of FileUnknown
+	// Born is when the mapped file was made; only of a file that was replaced or
+	// deleted, and the zero time where the file system does not tell.
+	Born time.Time
+	Why  error // of FileUnknown
 }
 
 // FileState tells what became of the file of a mapping: its path is looked up
 // now from the process's own root directory, and files are compared by device
 // and inode. A file that was renamed is mapped under its new name, so it is
 // the same: the kernel keeps no former names.
+//
+// A process that moved to another root directory or mount namespace since has
+// files mapped that its root does not lead to: chroot(2) of a server, the
+// monitor of a sandbox. These are looked up where this process sees them, if it
+// does; otherwise nothing can be said of them.
 func (p *Process) FileState(m Mapping) FileState {
 	if m.Inode == 0 {
 		return FileState{Change: FileNone}
@@ -64,17 +71,27 @@ func (p *Process) FileState(m Mapping) FileState {
 		state.Change = FileNone
 		return state
 	}
-	now, err := p.openAtPath(m.Path)
+	p.compareAt(&state, &m, mapped, p.openAtPath)
+	if state.Change != FileSame && mappedErr == nil {
+		p.settleElsewhere(&state, &m, mapped)
+	}
+	return state
+}
+
+// compareAt compares the mapped file with what open finds at its path.
+func (p *Process) compareAt(state *FileState, m *Mapping, mapped *os.File, open func(path string) (*os.File, error)) {
+	state.Change, state.Why = FileUnknown, nil
+	now, err := open(m.Path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ENOTDIR), errors.Is(err, syscall.ELOOP):
 		state.Change = FileDeleted
-		return state
+		return
 	case err != nil:
 		state.Why = p.failed("look up "+m.Path+" in", err)
-		return state
+		return
 	}
 	defer now.Close()
-	same, err := isMapped(&m, mapped, now)
+	same, err := isMapped(m, mapped, now)
 	switch {
 	case err != nil:
 		state.Why = p.failed("compare "+m.Path+" in", err)
@@ -86,7 +103,6 @@ func (p *Process) FileState(m Mapping) FileState {
 			state.Modified, state.Size = st.Modified, st.Size
 		}
 	}
-	return state
 }
 
 // OpenMapped opens the file that is mapped, for reading: its bytes are to be
@@ -182,33 +198,16 @@ func reopenRegular(file *os.File) (*os.File, error) {
 // find it. Maps writes paths from the root of the mount namespace; a process
 // that was moved to another root directory finds them without its prefix.
 func (p *Process) openAtPath(path string) (*os.File, error) {
-	link, err := p.readSharedLink("root")
-	if isAbsence(err) { // not the file is missing, but the process
-		return nil, ErrGone
-	}
+	inside, err := p.PathInRoot(path)
 	if err != nil {
 		return nil, err
 	}
-	if link != "/" {
-		inside, found := strings.CutPrefix(path, link)
-		if !found || !strings.HasPrefix(inside, "/") {
-			return nil, fmt.Errorf("%s is outside of its root directory %s: %w", path, link, fs.ErrInvalid)
-		}
-		path = inside
-	}
-	var root *kernel.Directory
-	err = p.anyThread("root", func(name string) (err error) {
-		root, err = p.dir.Directory(name)
-		return err
-	})
-	if isAbsence(err) {
-		return nil, ErrGone
-	}
+	root, err := p.openRoot()
 	if err != nil {
 		return nil, err
 	}
 	defer root.Close()
-	return root.OpenInRoot(path, kernel.PathOnly)
+	return root.OpenInRoot(inside, kernel.PathOnly)
 }
 
 // isAtPath reports whether the mapped file is what its path leads to.
