@@ -26,6 +26,8 @@ type Executive interface {
 	Verify(ctx context.Context, r VerifyRequest, emit func(Verification) error) error
 	// Refresh emits one Operation a process and module.
 	Refresh(ctx context.Context, r RefreshRequest, emit func(Operation) error) error
+	// Outdated emits one Currency a process, also of those that are up to date.
+	Outdated(ctx context.Context, r OutdatedRequest, emit func(Currency) error) error
 }
 
 // ProgramsRequest asks for programs.

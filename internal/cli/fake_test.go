@@ -20,6 +20,7 @@ type fake struct {
 	modules       []api.Module
 	verifications []api.Verification
 	operations    []api.Operation
+	currencies    []api.Currency
 	err           error
 	interrupt     bool          // interrupts itself after emitting, and waits
 	hang          bool          // waits for the context after emitting
@@ -52,6 +53,10 @@ func (f fake) Verify(ctx context.Context, r api.VerifyRequest, emit func(api.Ver
 
 func (f fake) Refresh(ctx context.Context, r api.RefreshRequest, emit func(api.Operation) error) error {
 	return play(ctx, f, r, f.operations, emit)
+}
+
+func (f fake) Outdated(ctx context.Context, r api.OutdatedRequest, emit func(api.Currency) error) error {
+	return play(ctx, f, r, f.currencies, emit)
 }
 
 func play[T any](ctx context.Context, f fake, request any, results []T, emit func(T) error) error {
@@ -117,6 +122,28 @@ func operation(pid int, module string, outcome api.Outcome) api.Operation {
 	return op
 }
 
+// upgraded is libssl3 of a process after an upgrade.
+func upgraded(pid int) api.OutdatedModule {
+	return api.OutdatedModule{
+		PID: pid, Program: "nginx", Module: "libssl.so.3", Path: "/usr/lib/x86_64-linux-gnu/libssl.so.3", Package: "libssl3",
+		RunningVersion: "3.0.15-1~deb12u1", InstalledVersion: "3.0.16-1~deb12u1",
+		RunningBuildID: "c0ffee00c0ffee00c0ffee00c0ffee00c0ffee00", InstalledBuildID: "decade00decade00decade00decade00decade00",
+		Change: api.FileReplaced, Verdict: api.VerdictRestart, Unit: "nginx.service",
+	}
+}
+
+// unpacked is a library that a process unpacked for itself and deleted.
+func unpacked(pid int) api.OutdatedModule {
+	return api.OutdatedModule{
+		PID: pid, Program: "java", Module: "libnative.so", Path: "/tmp/libnative123.so", RunningBuildID: "",
+		Change: api.FileDeleted, Verdict: api.VerdictNone, Container: "0123456789abcdef",
+	}
+}
+
+var unreachable = api.UncomparedModule{Module: "libc.so.6", Path: "/usr/lib/libc.so.6", Refusal: api.Refusal{
+	Code: "path_unknown", Subject: "/usr/lib/libc.so.6", Detail: "it is on a mount that neither the process nor vos sees", Remedy: "none is known",
+}}
+
 func joined(errs ...error) error { return errors.Join(errs...) }
 
 // hostileName clears the screen, moves the cursor, ends the line, sets the title
@@ -154,6 +181,26 @@ var fakes = map[string]fake{
 			operation(811, "libz.so.1", api.Refreshed), operation(812, "libz.so.1", api.Refreshed),
 			operation(812, "libc.so.6", api.Clean),
 		},
+		currencies: []api.Currency{
+			{PID: 90, Program: "sshd", Modules: 9},
+			{PID: 811, Program: "nginx", Modules: 9, Outdated: []api.OutdatedModule{upgraded(811)}},
+			{PID: 812, Program: "nginx", Modules: 9, Outdated: []api.OutdatedModule{upgraded(812), {
+				PID: 812, Program: "nginx", Module: "libfoo.so", Path: "/opt/libfoo.so", Change: api.FileDeleted, Verdict: api.VerdictRestart, Unit: "nginx.service",
+				Refusals: []api.Refusal{{Code: "file_unreadable", Subject: "libfoo.so", Detail: "map_files needs CAP_SYS_ADMIN", Remedy: "run vos as root"}},
+			}}},
+			{PID: 900, Program: "java", Modules: 20, Outdated: []api.OutdatedModule{unpacked(900)}},
+			{PID: 950, Program: "editor", Modules: 4, Outdated: []api.OutdatedModule{{
+				PID: 950, Program: "editor", Module: "editor", Path: "/usr/bin/editor", RunningBuildID: "feed00112233445566", InstalledBuildID: "bead00112233445566",
+				Change: api.FileReplaced, Verdict: api.VerdictRestart,
+			}}},
+		},
+	},
+	"many-workers": {currencies: manyWorkers(7)},
+	"fleeting":     {currencies: []api.Currency{{PID: 900, Program: "java", Modules: 20, Outdated: []api.OutdatedModule{unpacked(900)}}}},
+	"unreachable":  {currencies: []api.Currency{{PID: 70, Program: "sandbox", Modules: 3, Unknown: []api.UncomparedModule{unreachable}}}},
+	"outdated-and-forbidden": {
+		currencies: []api.Currency{{PID: 811, Program: "nginx", Modules: 9, Outdated: []api.OutdatedModule{upgraded(811)}}},
+		err:        errNotPermitted,
 	},
 	"clean": {
 		verifications: []api.Verification{{PID: 811, Program: "nginx", Module: "libz.so.1", Pages: 1, Words: 40, TotalUS: 90}},
@@ -206,9 +253,18 @@ var fakes = map[string]fake{
 		modules:  []api.Module{{PID: 666, Program: "nginx", Module: hostileName, Path: hostileName, BuildID: hostileName, Base: hostileName, Kind: hostileName, File: hostileName, Refusals: []api.Refusal{{Code: hostileName, Subject: hostileName, Detail: hostileName, Remedy: hostileName}}}},
 		verifications: []api.Verification{{PID: 666, Program: "nginx", Module: hostileName, Path: hostileName, Corrupt: true, Refusals: []api.Refusal{{Code: hostileName, Subject: hostileName, Detail: hostileName, Remedy: hostileName}},
 			Differences: []api.Difference{{PID: 666, Program: "nginx", Module: hostileName, Section: hostileName, Function: hostileName, Address: hostileName, Found: hostileName, Expected: hostileName, Kind: hostileName}}}},
+		currencies: []api.Currency{{PID: 666, Program: hostileName, Modules: 2, Unknown: []api.UncomparedModule{{Module: hostileName, Path: hostileName, Refusal: api.Refusal{Code: hostileName, Subject: hostileName, Detail: hostileName, Remedy: hostileName}}},
+			Outdated: []api.OutdatedModule{{PID: 666, Program: hostileName, Module: hostileName, Path: hostileName, Package: hostileName, RunningVersion: hostileName, InstalledBuildID: hostileName, Change: hostileName, Verdict: hostileName, Unit: hostileName, UserUnit: true, Container: hostileName, Refusals: []api.Refusal{{Code: hostileName, Detail: hostileName, Remedy: hostileName}}}}}},
 		operations: []api.Operation{{PID: 666, Program: "nginx", Module: hostileName, Path: hostileName, Outcome: api.Failed, Error: hostileName, Steps: []string{hostileName}, Residual: []string{hostileName}}},
 		err:        fmt.Errorf("open %s: %w", hostileName, api.Refusal{Code: hostileName, Detail: hostileName}),
 	},
+}
+
+func manyWorkers(n int) (all []api.Currency) {
+	for i := range n {
+		all = append(all, api.Currency{PID: 811 + i, Program: "nginx", Modules: 9, Outdated: []api.OutdatedModule{upgraded(811 + i)}})
+	}
+	return all
 }
 
 func repeat[T any](v T, n int) []T {

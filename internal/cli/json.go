@@ -56,8 +56,9 @@ func jsonLine(v any) ([]byte, error) {
 }
 
 // An unverified module is the line that `vos verify --json` prints for a module
-// that could not be compared with its file, among the differences: it is told
-// apart by its key refusals.
+// that could not be compared with its file, among the differences, and `vos
+// outdated --json` for one that could not be compared with its path: it is told
+// apart by its key refusals there, and here by having no verdict.
 type unverified struct {
 	PID      int           `json:"pid"`
 	Program  string        `json:"program"`

@@ -88,6 +88,7 @@ const (
 	codeTextrel      api.Code = "textrel"
 	codeTextRemapped api.Code = "text_remapped"
 	codeUnmapped     api.Code = "module_unmapped"
+	codePath         api.Code = "path_unknown"
 )
 
 const restart = "restart the program"

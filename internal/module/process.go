@@ -26,13 +26,14 @@ type Process struct {
 	maps     []procfs.Mapping
 	memory   *procfs.Memory
 	pagemap  *procfs.Pagemap
-	store    *Store // its own, nil where it shares one
+	files    *Store
+	store    *Store // files if it is its own, nil where it shares it
 }
 
 // Inspect lists the modules of a process. It takes over the process: Close
 // closes it, also when Inspect fails.
 func Inspect(store *Store, process *procfs.Process) (_ *Process, err error) {
-	p := &Process{Process: process}
+	p := &Process{Process: process, files: store}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, p.Close())

@@ -17,6 +17,7 @@ import (
 type Store struct {
 	mu    sync.Mutex
 	files map[fileID]*storedFile
+	pairs map[filePair]bool // whether two hold the same bytes
 }
 
 // fileID is a file's identity: while a Store has the file open, its inode number
@@ -33,7 +34,9 @@ type storedFile struct {
 }
 
 // NewStore returns an empty store. The caller closes it.
-func NewStore() *Store { return &Store{files: make(map[fileID]*storedFile)} }
+func NewStore() *Store {
+	return &Store{files: make(map[fileID]*storedFile), pairs: make(map[filePair]bool)}
+}
 
 // Close closes the files. Objects from the store can't be used afterwards.
 func (s *Store) Close() error {
@@ -53,9 +56,14 @@ func (s *Store) open(p *procfs.Process, m procfs.Mapping) (*storedFile, error) {
 	if err != nil {
 		return nil, err
 	}
+	return s.add(file)
+}
+
+// add takes over an open file, and returns it or the one that is known.
+func (s *Store) add(file *os.File) (*storedFile, error) {
 	stat, err := kernel.StatFile(file)
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("look at %s: %w", m.Path, err), file.Close())
+		return nil, errors.Join(fmt.Errorf("look at %s: %w", file.Name(), err), file.Close())
 	}
 	id := fileID{stat.Device, stat.Inode}
 	s.mu.Lock()

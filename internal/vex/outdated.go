@@ -1,0 +1,274 @@
+package vex
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/virtualizing-os/vos/internal/api"
+	"github.com/virtualizing-os/vos/internal/dpkg"
+	"github.com/virtualizing-os/vos/internal/module"
+	"github.com/virtualizing-os/vos/internal/procfs"
+)
+
+// Outdated implements api.Executive. Processes are looked at first, and only
+// then, where a module is outdated, are the package lists of the roots that such
+// processes have: each once, for all paths.
+func (Machine) Outdated(ctx context.Context, r api.OutdatedRequest, emit func(api.Currency) error) (err error) {
+	roots := &packageRoots{known: make(map[procfs.RootID]*packageRoot)}
+	defer func() { err = errors.Join(err, roots.close()) }()
+	var found []*currency
+	err = eachProcess(ctx, r.Target, func(ctx context.Context, p *module.Process, modules []*module.Module) ([]*currency, error) {
+		c, err := current(ctx, p, modules, roots)
+		return []*currency{c}, err
+	}, func(c *currency) error {
+		if c != nil {
+			found = append(found, c)
+		}
+		return nil
+	})
+	if err != nil && ctx.Err() != nil {
+		return err
+	}
+	roots.name()
+	for _, c := range found {
+		if emitErr := emit(c.Currency); emitErr != nil {
+			return errors.Join(err, emitErr)
+		}
+	}
+	return err
+}
+
+// A currency is what is found out about one process. Its outdated modules do not
+// move any more once they are handed to a packageRoot.
+type currency struct{ api.Currency }
+
+// current looks at the modules of one process. It is nil with an error: what is
+// known of a process that ends is of no use.
+func current(ctx context.Context, p *module.Process, modules []*module.Module, roots *packageRoots) (*currency, error) {
+	c := &currency{api.Currency{PID: p.PID(), Program: p.Name, Modules: len(modules)}}
+	type origin struct {
+		path string
+		born time.Time
+	}
+	var origins []origin
+	for _, m := range modules {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		if m.Kind != module.VDSO && m.File.Change == procfs.FileUnknown && m.IsObject() {
+			c.Unknown = append(c.Unknown, api.UncomparedModule{Module: m.Name, Path: m.Path, Refusal: module.RefusePath(m)})
+		}
+		if !m.Outdated() || !m.IsObject() {
+			continue
+		}
+		inside, err := p.PathInRoot(m.Path)
+		outside := err != nil // no package there has it
+		if outside {
+			inside = m.Path
+		}
+		o := api.OutdatedModule{
+			PID: p.PID(), Program: p.Name, Module: m.Name, Path: m.Path, RunningBuildID: m.BuildID(),
+			Change: m.File.Change.String(), Verdict: api.VerdictRestart, Refusals: []api.Refusal{},
+		}
+		if m.Object == nil {
+			o.Refusals = append(o.Refusals, m.Obstacles...)
+		}
+		next, err := p.Successor(m)
+		switch {
+		case errors.Is(err, procfs.ErrGone):
+			return nil, err
+		case err != nil:
+			o.Refusals = append(o.Refusals, module.RefuseFile(m, err))
+		case next == nil && isTemporary(inside):
+			o.Verdict = api.VerdictNone
+		}
+		if next != nil {
+			if next.Same {
+				continue // installed again: what runs is what is there
+			}
+			o.InstalledBuildID = next.BuildID
+			if at, err := p.PathInRoot(next.Path); err == nil && o.Change == api.FileDeleted {
+				inside = at
+			}
+		}
+		if outside {
+			inside = ""
+		}
+		c.Outdated, origins = append(c.Outdated, o), append(origins, origin{inside, m.File.Born})
+	}
+	if len(c.Outdated) == 0 {
+		return c, nil
+	}
+	if err := locate(p, c.Outdated); err != nil {
+		return nil, err
+	}
+	root, err := roots.of(p)
+	if errors.Is(err, procfs.ErrGone) {
+		return nil, err
+	}
+	if err != nil {
+		return c, nil // who may not look into the root learns no packages
+	}
+	for i := range c.Outdated {
+		if origins[i].path != "" && c.Outdated[i].Verdict != api.VerdictNone {
+			root.ask(&c.Outdated[i], question{path: origins[i].path, born: origins[i].born, started: p.Started})
+		}
+	}
+	return c, nil
+}
+
+// locate fills in what the process's control group tells about what to restart.
+func locate(p *module.Process, modules []api.OutdatedModule) error {
+	group, err := p.Cgroup()
+	if errors.Is(err, procfs.ErrGone) {
+		return err
+	}
+	if err != nil {
+		return nil
+	}
+	unit, ofUser := serviceOf(group)
+	for i := range modules {
+		modules[i].Unit, modules[i].UserUnit, modules[i].Container = unit, ofUser, group.Container
+	}
+	return nil
+}
+
+// serviceOf returns the unit that can be restarted. A scope can't: others than
+// systemd started its processes. The unit of a user's systemd holds all that the
+// user runs, so that is not the one.
+func serviceOf(group procfs.Cgroup) (unit string, ofUser bool) {
+	unit = group.Unit
+	if strings.HasPrefix(unit, "user@") {
+		unit, ofUser = group.UserUnit, true
+	}
+	if !strings.HasSuffix(unit, ".service") {
+		return "", false
+	}
+	return unit, ofUser
+}
+
+// temporary are the folders for files that need not outlive who made them
+// (hier(7), file-hierarchy(7)). Java, Python and others unpack libraries there,
+// load them, and delete them at once.
+var temporary = [...]string{"/tmp/", "/var/tmp/", "/dev/shm/", "/run/", "/var/run/"}
+
+func isTemporary(path string) bool {
+	for _, folder := range temporary {
+		if strings.HasPrefix(path, folder) {
+			return true
+		}
+	}
+	return false
+}
+
+// A question is what a package database is asked about an outdated module.
+type question struct {
+	path          string    // in the root directory
+	born, started time.Time // of the mapped file, and of the process
+}
+
+// packageRoots are the root directories of processes with outdated modules.
+type packageRoots struct {
+	mu    sync.Mutex
+	known map[procfs.RootID]*packageRoot
+}
+
+// A packageRoot gathers what is to be found out about one root directory.
+type packageRoot struct {
+	root *procfs.Root
+
+	mu        sync.Mutex
+	questions map[*api.OutdatedModule]question
+}
+
+// of returns the root directory of a process.
+func (r *packageRoots) of(p *module.Process) (*packageRoot, error) {
+	root, err := p.OpenRoot()
+	if err != nil {
+		return nil, err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if known := r.known[root.ID()]; known != nil {
+		return known, root.Close()
+	}
+	opened := &packageRoot{root: root, questions: make(map[*api.OutdatedModule]question)}
+	r.known[root.ID()] = opened
+	return opened, nil
+}
+
+func (r *packageRoots) close() error {
+	var errs []error
+	for _, root := range r.known {
+		errs = append(errs, root.root.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// name fills in packages and versions. What a database does not tell, or can't,
+// stays unknown: that a module is outdated is certain without it.
+func (r *packageRoots) name() {
+	for _, root := range r.known {
+		root.name()
+	}
+}
+
+func (r *packageRoot) ask(about *api.OutdatedModule, q question) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.questions[about] = q
+}
+
+func (r *packageRoot) name() {
+	if len(r.questions) == 0 {
+		return
+	}
+	database, err := dpkg.Open(r.root)
+	if err != nil {
+		return
+	}
+	var paths []string
+	asked := make(map[string]bool)
+	for _, q := range r.questions {
+		if !asked[q.path] {
+			asked[q.path] = true
+			paths = append(paths, q.path)
+		}
+	}
+	owners, err := database.Owners(paths)
+	if err != nil || len(owners) == 0 {
+		return
+	}
+	log, err := database.Log()
+	if err != nil {
+		log = nil
+	}
+	for m, q := range r.questions {
+		if owner, found := owners[q.path]; found {
+			m.Package, m.InstalledVersion = owner.Name, owner.Version
+			m.RunningVersion = versionThatRuns(log, owner, q)
+		}
+	}
+}
+
+// versionThatRuns finds the version that a mapped file is from: what the first
+// upgrade after it was made took away. A file system that does not keep that
+// time leaves the start of the process. That may have become another program
+// since, or have opened a library later: then several upgrades leave it open.
+func versionThatRuns(log *dpkg.Log, owner dpkg.Package, q question) string {
+	if log == nil {
+		return ""
+	}
+	since, exact := q.born, true
+	if since.IsZero() {
+		since, exact = q.started, false
+	}
+	upgrades, known := log.Since(owner, since)
+	if !known || len(upgrades) == 0 || len(upgrades) > 1 && !exact {
+		return ""
+	}
+	return upgrades[0].Old
+}
