@@ -2,6 +2,8 @@ package live
 
 import (
 	"context"
+	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -41,6 +43,10 @@ func TestProgramThatBecomesAnother(t *testing.T) {
 	}
 }
 
+// beingLoaded are the refusals of a program that is just becoming another, or of
+// libraries that come and go.
+var beingLoaded = []api.Code{"no_gadget", "no_scratch", "zombie", "module_unmapped", "text_remapped", "uninterruptible"}
+
 // checkCutShort checks that a refresh of a program that may end or become another
 // at any time was carried out, or ended as it must then.
 func checkCutShort(t *testing.T, r result) {
@@ -53,7 +59,7 @@ func checkCutShort(t *testing.T, r result) {
 		t.Fatalf("exit code %d\n%s%s", r.Code, r.Stdout, r.Stderr)
 	}
 	for _, refusal := range refusals(t, r) {
-		if !slices.Contains([]api.Code{"no_gadget", "no_scratch", "zombie", "module_unmapped", "uninterruptible"}, refusal.Code) {
+		if !slices.Contains(beingLoaded, refusal.Code) {
 			t.Errorf("refused: %v", refusal)
 		}
 	}
@@ -113,11 +119,12 @@ func TestKilledProgram(t *testing.T) {
 // TestNameOfSeveralProgramsMeansAll has two programs of one name: both are
 // verified and both are healed, also where only one of them is corrupt.
 func TestNameOfSeveralProgramsMeansAll(t *testing.T) {
-	path := filepath.Join(publicFolder(t), "vos-live-twin")
+	name := fmt.Sprintf("twin-%d", os.Getpid())
+	path := filepath.Join(publicFolder(t), name)
 	copyFile(t, compiled(t, "plain"), path)
 	a, _ := start(t, testbed.FixtureOptions{}, path)
 	b, _ := start(t, testbed.FixtureOptions{}, path)
-	for _, target := range []string{"vos-live-twin", path} {
+	for _, target := range []string{name, path} {
 		for _, corrupt := range [][]*subject{{a}, {b}, {a, b}} {
 			var want []int
 			for _, s := range corrupt {
@@ -179,7 +186,12 @@ func TestProgramThatIsLoadedRaisesNoAlarm(t *testing.T) {
 	for range 100 {
 		r := vos(t, "verify", s.target(), "--full", "--json")
 		outcomes[r.Code]++
-		if r.Code != 0 && r.Code != 6 {
+		// In the middle of an execve its modules are mapped in part.
+		half := r.Code == 3 || r.Code == 7
+		for _, refusal := range refusals(t, r) {
+			half = half && slices.Contains(beingLoaded, refusal.Code)
+		}
+		if r.Code != 0 && r.Code != 6 && !half {
 			t.Fatalf("exit code %d\n%s%s", r.Code, r.Stdout, r.Stderr)
 		}
 	}

@@ -91,15 +91,24 @@ func (p *Process) compareWords(c *Comparison) error {
 	return nil
 }
 
-// loading reports whether the loader was still relocating a module when the
-// process was inspected: it write-protects RELRO when it has done (in whole
-// pages, _dl_protect_relro in glibc's elf/dl-reloc.c).
+// loading reports whether the loader was still at work on a module when the
+// process was inspected. It maps the whole read-only at first, then the writable
+// segment over that, and write-protects RELRO of it when all is relocated (in
+// whole pages, _dl_protect_relro in glibc's elf/dl-reloc.c).
 func (p *Process) loading(m *Module) bool {
 	const page = ^uint64(procfs.PageSize - 1)
-	start, end := (m.Object.RELRO.Addr+m.Bias)&page, (m.Object.RELRO.End()+m.Bias)&page
-	return start < end && slices.ContainsFunc(p.maps, func(now procfs.Mapping) bool {
-		return now.Start <= start && start < now.End && now.Perms&procfs.Write != 0
-	})
+	relro := m.Object.RELRO
+	start, end := (relro.Addr+m.Bias)&page, (relro.End()+m.Bias)&page
+	if start >= end {
+		return false
+	}
+	segment, ok := m.Object.SegmentAt(relro.Addr)
+	hasRest := ok && end < segment.Vaddr+segment.Memsz+m.Bias
+	return p.writable(start) || hasRest && !p.writable(end)
+}
+
+func (p *Process) writable(address uint64) bool {
+	return slices.ContainsFunc(p.maps, func(m procfs.Mapping) bool { return m.Contains(address) && m.Perms&procfs.Write != 0 })
 }
 
 func (p *Process) checkRelative(words *wordReader, m *Module, r dso.Relocation) (*Word, error) {

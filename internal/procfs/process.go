@@ -229,6 +229,8 @@ func (p *Process) failed(verb string, err error) error {
 			err = ErrNoMemory
 		case errors.Is(err, syscall.ESRCH):
 			err = ErrGone // it has exited: what is left is a zombie
+		case stat.Zombie() && stat.Threads <= 1:
+			err = ErrGone
 		}
 	} else if errors.Is(err, os.ErrPermission) {
 		// The files of a zombie belong to root.

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io/fs"
 	"runtime/debug"
 	"syscall"
 	"time"
@@ -83,7 +84,26 @@ func Do(ctx context.Context, process *procfs.Process, options Options, f func(*S
 	var times Times
 	var err error
 	kernel.OnOwnThread(func() { times, err = session(ctx, process, options, f) })
+	if err != nil && !errors.Is(err, procfs.ErrGone) && ends(process, err) {
+		err = fmt.Errorf("%w: %w", procfs.ErrGone, err)
+	}
 	return times, err
+}
+
+// ends reports whether a failed session's process has ended. Where the error is
+// that a thread is gone, all of them may just be going.
+func ends(process *procfs.Process, err error) bool {
+	const going = 100
+	for n := 0; ; n++ {
+		stat, statErr := process.Stat()
+		if statErr != nil || stat.Zombie() && stat.Threads <= 1 {
+			return true
+		}
+		if n == going || !gone(err) && !errors.Is(err, errDeadThread) && !errors.Is(err, fs.ErrNotExist) {
+			return false
+		}
+		time.Sleep(time.Millisecond)
+	}
 }
 
 func session(ctx context.Context, process *procfs.Process, options Options, f func(*Session) error) (times Times, err error) {
