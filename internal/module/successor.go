@@ -29,10 +29,10 @@ type Successor struct {
 // nothing did.
 func (p *Process) Successor(m *Module) (*Successor, error) {
 	at := m.Path
-	file, err := p.OpenAtPath(at)
+	file, err := p.OpenAtPath(at, m.File)
 	if absent(err) && m.Kind != Executable && m.Object != nil && m.Object.Soname != "" && path.Base(m.Object.Soname) == m.Object.Soname {
 		at = path.Join(path.Dir(m.Path), m.Object.Soname)
-		file, err = p.OpenAtPath(at)
+		file, err = p.OpenAtPath(at, m.File)
 	}
 	switch {
 	case absent(err) && !errors.Is(err, procfs.ErrGone):

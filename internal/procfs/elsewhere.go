@@ -26,6 +26,7 @@ func (p *Process) settleElsewhere(state *FileState, m *Mapping, mapped *os.File)
 	}
 	if outside && origin.Mount != 0 {
 		if ownMount(origin.Mount) {
+			state.OwnRoot = true
 			p.compareAt(state, m, mapped, openAtOwnPath)
 		} else if state.Why == nil {
 			state.Change, state.Why = FileUnknown, p.failed("look up "+m.Path+" in", errElsewhere)

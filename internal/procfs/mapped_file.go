@@ -44,6 +44,9 @@ type FileState struct {
 	// deleted, and the zero time where the file system does not tell.
 	Born time.Time
 	Why  error // of FileUnknown
+	// OwnRoot tells that the path was looked up from the root directory of this
+	// process, not from that of the process it is mapped in.
+	OwnRoot bool
 }
 
 // FileState tells what became of the file of a mapping: its path is looked up

@@ -1,7 +1,6 @@
 package procfs
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -123,13 +122,14 @@ func (f *rootFile) Stat() (fs.FileInfo, error)   { return f.file.Stat() }
 func (f *rootFile) Read(buf []byte) (int, error) { return f.content.Read(buf) }
 func (f *rootFile) Close() error                 { return f.file.Close() }
 
-// OpenAtPath opens the regular file that is at a mapped path now, for reading,
-// as the process would find it.
-func (p *Process) OpenAtPath(path string) (*os.File, error) {
-	now, err := p.openAtPath(path)
-	if errors.Is(err, fs.ErrInvalid) { // outside of its root
-		now, err = openAtOwnPath(path)
+// OpenAtPath opens the regular file that is at a mapped path now, or at another
+// beside it, for reading: where the path was looked up for the file's state.
+func (p *Process) OpenAtPath(path string, state FileState) (*os.File, error) {
+	open := p.openAtPath
+	if state.OwnRoot {
+		open = openAtOwnPath
 	}
+	now, err := open(path)
 	if err != nil {
 		return nil, p.failed("open "+path+" in", err)
 	}

@@ -3,6 +3,7 @@ package vex
 import (
 	"context"
 	"errors"
+	"os"
 	"strings"
 	"sync"
 	"time"
@@ -49,11 +50,7 @@ type currency struct{ api.Currency }
 // known of a process that ends is of no use.
 func current(ctx context.Context, p *module.Process, modules []*module.Module, roots *packageRoots) (*currency, error) {
 	c := &currency{api.Currency{PID: p.PID(), Program: p.Name, Modules: len(modules)}}
-	type origin struct {
-		path string
-		born time.Time
-	}
-	var origins []origin
+	var questions []question
 	for _, m := range modules {
 		if err := ctx.Err(); err != nil {
 			return nil, err
@@ -64,11 +61,7 @@ func current(ctx context.Context, p *module.Process, modules []*module.Module, r
 		if !m.Outdated() || !m.IsObject() {
 			continue
 		}
-		inside, err := p.PathInRoot(m.Path)
-		outside := err != nil // no package there has it
-		if outside {
-			inside = m.Path
-		}
+		inside := pathInRoot(p, m, m.Path)
 		o := api.OutdatedModule{
 			PID: p.PID(), Program: p.Name, Module: m.Name, Path: m.Path, RunningBuildID: m.BuildID(),
 			Change: m.File.Change.String(), Verdict: api.VerdictRestart, Refusals: []api.Refusal{},
@@ -90,14 +83,10 @@ func current(ctx context.Context, p *module.Process, modules []*module.Module, r
 				continue // installed again: what runs is what is there
 			}
 			o.InstalledBuildID = next.BuildID
-			if at, err := p.PathInRoot(next.Path); err == nil && o.Change == api.FileDeleted {
-				inside = at
-			}
+			inside = pathInRoot(p, m, next.Path)
 		}
-		if outside {
-			inside = ""
-		}
-		c.Outdated, origins = append(c.Outdated, o), append(origins, origin{inside, m.File.Born})
+		c.Outdated = append(c.Outdated, o)
+		questions = append(questions, question{path: inside, ownRoot: m.File.OwnRoot, born: m.File.Born, started: p.Started})
 	}
 	if len(c.Outdated) == 0 {
 		return c, nil
@@ -105,19 +94,30 @@ func current(ctx context.Context, p *module.Process, modules []*module.Module, r
 	if err := locate(p, c.Outdated); err != nil {
 		return nil, err
 	}
-	root, err := roots.of(p)
-	if errors.Is(err, procfs.ErrGone) {
-		return nil, err
-	}
-	if err != nil {
-		return c, nil // who may not look into the root learns no packages
-	}
-	for i := range c.Outdated {
-		if origins[i].path != "" && c.Outdated[i].Verdict != api.VerdictNone {
-			root.ask(&c.Outdated[i], question{path: origins[i].path, born: origins[i].born, started: p.Started})
+	for i, q := range questions {
+		if c.Outdated[i].Verdict == api.VerdictNone {
+			continue
+		}
+		root, err := roots.of(p, q.ownRoot)
+		if errors.Is(err, procfs.ErrGone) {
+			return nil, err
+		}
+		if err == nil { // who may not look into the root learns no packages
+			root.ask(&c.Outdated[i], q)
 		}
 	}
 	return c, nil
+}
+
+// pathInRoot returns a path as package lists have it, in the root directory that
+// the module's file was looked up from.
+func pathInRoot(p *module.Process, m *module.Module, path string) string {
+	if !m.File.OwnRoot {
+		if inside, err := p.PathInRoot(path); err == nil {
+			return inside
+		}
+	}
+	return path
 }
 
 // locate fills in what the process's control group tells about what to restart.
@@ -167,6 +167,7 @@ func isTemporary(path string) bool {
 // A question is what a package database is asked about an outdated module.
 type question struct {
 	path          string    // in the root directory
+	ownRoot       bool      // which is that of vos
 	born, started time.Time // of the mapped file, and of the process
 }
 
@@ -184,9 +185,18 @@ type packageRoot struct {
 	questions map[*api.OutdatedModule]question
 }
 
-// of returns the root directory of a process.
-func (r *packageRoots) of(p *module.Process) (*packageRoot, error) {
-	root, err := p.OpenRoot()
+// of returns the root directory of a process, or the own one.
+func (r *packageRoots) of(p *module.Process, own bool) (*packageRoot, error) {
+	process := p.Process
+	if own {
+		self, err := procfs.Open(os.Getpid())
+		if err != nil {
+			return nil, err
+		}
+		defer self.Close()
+		process = self
+	}
+	root, err := process.OpenRoot()
 	if err != nil {
 		return nil, err
 	}
