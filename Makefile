@@ -30,7 +30,7 @@ lint: ## gofmt, go vet, staticcheck
 
 test: deps lint test-pure test-live ## every test, real programs included
 
-test-pure: ## no tracee, no root: with the race detector
+test-pure: ## no tracee: with the race detector
 	CGO_ENABLED=1 $(GO) test -race -timeout 10m $(PURE)
 
 test-live: build ## processes are stopped and changed: as root, one package at a time

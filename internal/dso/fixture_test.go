@@ -5,8 +5,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
+
+	"github.com/virtualizing-os/vos/internal/testbed"
 )
 
 // fixtures are objects built by the compiler, each once a test run.
@@ -44,8 +47,7 @@ var recipes = map[string][]string{
 	"debug-lines": {"testdata/fixture.c", "-shared", "-fPIC", "-g", versionMap},
 }
 
-// fixturePath builds a fixture; the test is skipped where the compiler is
-// missing or the linker doesn't know an option.
+// fixturePath builds a fixture.
 func fixturePath(t testing.TB, name string) string {
 	t.Helper()
 	fixtures.Lock()
@@ -65,13 +67,8 @@ func fixturePath(t testing.TB, name string) string {
 	if !ok {
 		t.Fatalf("no recipe for %s", name)
 	}
-	gcc, err := exec.LookPath("gcc")
-	if err != nil {
-		t.Skip("gcc is not installed")
-	}
-	out, err := exec.Command(gcc, append([]string{"-O1", "-o", path}, recipe...)...).CombinedOutput()
-	if err != nil || bytes.Contains(out, []byte("ignored")) {
-		t.Skipf("gcc can't build %s: %v\n%s", name, err, out)
+	if printed := testbed.GCC(t, append([]string{"-O1", "-o", path}, recipe...)...); strings.Contains(printed, "ignored") {
+		t.Fatalf("gcc does not know how to build %s, Debian 12's does:\n%s", name, printed)
 	}
 	raw, err := os.ReadFile(path)
 	if err != nil {
@@ -111,12 +108,8 @@ func withoutSections(raw []byte) []byte {
 // onlyDebug makes what objcopy --only-keep-debug leaves of an object.
 func onlyDebug(t testing.TB, path string) []byte {
 	t.Helper()
-	objcopy, err := exec.LookPath("objcopy")
-	if err != nil {
-		t.Skip("objcopy is not installed")
-	}
 	debug := filepath.Join(t.TempDir(), "debug")
-	if out, err := exec.Command(objcopy, "--only-keep-debug", path, debug).CombinedOutput(); err != nil {
+	if out, err := exec.Command(testbed.NeedTool(t, "objcopy"), "--only-keep-debug", path, debug).CombinedOutput(); err != nil {
 		t.Fatalf("objcopy: %v\n%s", err, out)
 	}
 	raw, err := os.ReadFile(debug)

@@ -14,6 +14,8 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"github.com/virtualizing-os/vos/internal/testbed"
 )
 
 // A mappedObject is an object of a process, by /proc/PID/maps.
@@ -47,7 +49,7 @@ func mappedObjects(t *testing.T, pid int) []mappedObject {
 }
 
 // startPrograms starts programs that wait: one of the system, the fixtures in
-// several forms, and an interpreter with many libraries where there is one.
+// several forms, and an interpreter with many libraries.
 func startPrograms(t *testing.T) map[string]int {
 	t.Helper()
 	pids := map[string]int{}
@@ -62,8 +64,7 @@ func startPrograms(t *testing.T) map[string]int {
 			t.Fatal(err)
 		}
 		if err := cmd.Start(); err != nil {
-			t.Logf("%s: %v", name, err)
-			return
+			t.Fatalf("%s: %v", name, err)
 		}
 		t.Cleanup(func() {
 			stdin.Close()
@@ -72,8 +73,7 @@ func startPrograms(t *testing.T) map[string]int {
 		})
 		io.WriteString(stdin, echo)
 		if _, err := bufio.NewReader(stdout).ReadString('\n'); err != nil {
-			t.Logf("%s did not start: %v", name, err)
-			return
+			t.Fatalf("%s did not start: %v", name, err)
 		}
 		pids[name] = cmd.Process.Pid
 	}
@@ -81,9 +81,8 @@ func startPrograms(t *testing.T) map[string]int {
 	for _, name := range []string{"pie", "no-pie", "static", "static-pie"} {
 		start(name, exec.Command(fixturePath(t, name)), "")
 	}
-	if python, err := exec.LookPath("python3"); err == nil {
-		start("python3", exec.Command(python, "-c", "import ssl, zlib, ctypes, sys; print('ready', flush=True); sys.stdin.read()"), "")
-	}
+	python := testbed.NeedTool(t, "python3")
+	start("python3", exec.Command(python, "-c", "import ssl, zlib, ctypes, sys; print('ready', flush=True); sys.stdin.read()"), "")
 	return pids
 }
 
@@ -91,7 +90,8 @@ func startPrograms(t *testing.T) map[string]int {
 // compares with their files.
 func TestLiveProcesses(t *testing.T) {
 	objects, vdso := 0, 0
-	for name, pid := range startPrograms(t) {
+	programs := startPrograms(t)
+	for name, pid := range programs {
 		mem, err := os.Open(fmt.Sprintf("/proc/%d/mem", pid))
 		if err != nil {
 			t.Fatal(err)
@@ -119,7 +119,9 @@ func TestLiveProcesses(t *testing.T) {
 			})
 		}
 	}
-	t.Logf("%d objects, %d of them the vDSO", objects, vdso)
+	if vdso != len(programs) {
+		t.Errorf("%d objects, %d of them the vDSO, in %d programs", objects, vdso, len(programs))
+	}
 }
 
 func isELF(path string) bool {

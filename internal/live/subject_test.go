@@ -6,7 +6,6 @@ import (
 	"debug/elf"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -106,10 +105,7 @@ func compiled(t *testing.T, name string) string {
 // script runs a program of testdata by an interpreter.
 func script(t *testing.T, interpreter, file string) *subject {
 	t.Helper()
-	path, err := exec.LookPath(interpreter)
-	if err != nil {
-		t.Fatalf("%v (make deps installs it)", err)
-	}
+	path := testbed.NeedTool(t, interpreter)
 	s, _ := start(t, testbed.FixtureOptions{
 		Ready: time.Minute,
 		Wrap:  func(argv []string) []string { return append([]string{path}, argv...) },

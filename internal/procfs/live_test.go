@@ -12,6 +12,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/virtualizing-os/vos/internal/testbed"
 )
 
 func TestSelf(t *testing.T) {
@@ -163,11 +165,7 @@ func TestMemoryAfterExec(t *testing.T) {
 
 // A user may open a deleted executable of his own without map_files.
 func TestDeletedExecutable(t *testing.T) {
-	binary, err := exec.LookPath("sleep")
-	if err != nil {
-		t.Skip(err)
-	}
-	content, err := os.ReadFile(binary)
+	content, err := os.ReadFile(testbed.NeedTool(t, "sleep"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -219,16 +217,11 @@ func TestDeletedExecutable(t *testing.T) {
 // Paths are those of the process: one with another root directory has other
 // files at the same paths.
 func TestChangedRoot(t *testing.T) {
-	if os.Getuid() != 0 {
-		t.Skip("chroot is for root")
-	}
-	binary, err := mapperBinary()
-	if err != nil {
-		t.Skip(err)
-	}
+	testbed.NeedRoot(t)
+	binary := mapperBinary(t)
 	out, err := exec.Command("ldd", binary).Output()
 	if err != nil {
-		t.Skip(err)
+		t.Fatalf("ldd %s: %v", binary, err)
 	}
 	root := publicDirectory(t)
 	for _, path := range append(absolutePaths(string(out)), binary) {

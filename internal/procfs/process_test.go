@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/virtualizing-os/vos/internal/kernel"
+	"github.com/virtualizing-os/vos/internal/testbed"
 )
 
 var removeAtEnd []string // directories of compiled fixtures
@@ -198,9 +199,7 @@ func TestThreads(t *testing.T) {
 }
 
 func TestPermission(t *testing.T) {
-	if os.Getuid() != 0 {
-		t.Skip("another user's process is only to be had as root")
-	}
+	testbed.NeedRoot(t)
 	// A thread that has given up its rights asks about a process of root.
 	cmd, p := sleeper(t)
 	_ = cmd

@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/virtualizing-os/vos/internal/testbed"
 )
 
 const origin = 0x10000
@@ -119,7 +121,7 @@ func TestAssemble(t *testing.T) {
 // TestAssembleAgainstObjdump reads the golden bytes back, each at a multiple
 // of 16, and compares with the text of the table.
 func TestAssembleAgainstObjdump(t *testing.T) {
-	needObjdump(t)
+	testbed.NeedTool(t, "objdump")
 	var code []byte
 	for _, test := range instructions {
 		code = append(code, unhex(t, test.code)...)

@@ -17,6 +17,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	"github.com/virtualizing-os/vos/internal/testbed"
 )
 
 // line is what objdump prints for one instruction. Its text is valid until the
@@ -58,13 +60,6 @@ func disassemble(ctx context.Context, visit func(line) bool, args ...string) err
 		return fmt.Errorf("run objdump %v: %w", args, err)
 	}
 	return nil
-}
-
-func needObjdump(t testing.TB) {
-	t.Helper()
-	if _, err := exec.LookPath("objdump"); err != nil {
-		t.Fatal("objdump is missing: make deps installs binutils")
-	}
 }
 
 // parseLine reads "  401000:\tf3 0f 1e fa \tendbr64".
@@ -290,7 +285,7 @@ func (a *agreement) report(t *testing.T) {
 // TestAgainstObjdump compares with objdump over the system's own programs and
 // libraries: a sample of each of many files, or with VOS_SOAK=1 all of all.
 func TestAgainstObjdump(t *testing.T) {
-	needObjdump(t)
+	testbed.NeedTool(t, "objdump")
 	total := newAgreement()
 	enough, perFile := 3_000_000, 100_000
 	if os.Getenv("VOS_SOAK") != "" {

@@ -5,6 +5,8 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+
+	"github.com/virtualizing-os/vos/internal/testbed"
 )
 
 // The sweep proves the tables on encodings that no library contains: every
@@ -80,7 +82,7 @@ func vectorEncodings(yield func([]byte) bool) {
 // that Decode refuses: they can't have a wrong length. With VOS_SOAK=1 it takes
 // all, and so also shows what objdump knows and Decode refuses.
 func TestSweep(t *testing.T) {
-	needObjdump(t)
+	testbed.NeedTool(t, "objdump")
 	soak := os.Getenv("VOS_SOAK") != ""
 	nops := bytes.Repeat([]byte{0x90}, slot)
 	var code []byte

@@ -8,11 +8,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"sync"
 	"testing"
 
 	"github.com/virtualizing-os/vos/internal/dso"
+	"github.com/virtualizing-os/vos/internal/testbed"
 )
 
 // fixtures are libraries built by the compiler, each once a test run.
@@ -57,9 +57,7 @@ func build(t testing.TB, source string, flags ...string) string {
 		}
 		args = append(args, f)
 	}
-	if out, err := exec.Command("gcc", args...).CombinedOutput(); err != nil {
-		t.Fatalf("gcc %s: %v\n%s", strings.Join(args, " "), err, out)
-	}
+	testbed.GCC(t, args...)
 	if strip {
 		if out, err := exec.Command("strip", path).CombinedOutput(); err != nil {
 			t.Fatalf("strip: %v\n%s", err, out)

@@ -43,7 +43,10 @@ int main(int argc, char **argv)
 	shmat(shm, 0, 0);
 	shmctl(shm, IPC_RMID, 0);
 	// Six pages of which the second is written and the fourth only read.
-	char *anonymous = mmap(0, 6 * 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	char *anonymous = mmap((void *)0x200000000000, 6 * 4096, PROT_READ | PROT_WRITE,
+			       MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
+	if (anonymous == MAP_FAILED)
+		return 1;
 	madvise(anonymous, 6 * 4096, MADV_NOHUGEPAGE);
 	prctl(0x53564d41 /* PR_SET_VMA */, 0, anonymous, 6 * 4096, "six pages");
 	anonymous[4096] = 1;
