@@ -1,13 +1,11 @@
 package module
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"debug/elf"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -22,14 +20,12 @@ import (
 
 func TestMain(m *testing.M) { os.Exit(testbed.RunTests(m)) }
 
-// gcc builds testdata/source into a folder and returns the path.
+// gcc builds testdata/source into a folder and returns the path. Tests spoil
+// what is built here.
 func gcc(t *testing.T, dir, out, source string, flags ...string) string {
 	t.Helper()
 	path := filepath.Join(dir, out)
-	args := append([]string{"-O2", "-Wall", "-Werror", "-o", path, filepath.Join("testdata", source)}, flags...)
-	if text, err := exec.Command("gcc", args...).CombinedOutput(); err != nil {
-		t.Fatalf("gcc %v: %v\n%s", args, err, text)
-	}
+	testbed.GCC(t, append([]string{"-O2", "-Wall", "-Werror", "-o", path, filepath.Join("testdata", source)}, flags...)...)
 	return path
 }
 
@@ -42,37 +38,20 @@ func buildHost(t *testing.T) (host, guest string) {
 	return host, guest
 }
 
-// A program is a running fixture.
-type program struct {
-	cmd *exec.Cmd
-}
+// A program is a running host.
+type program struct{ *testbed.Fixture }
 
-func run(t *testing.T, name string, args ...string) *program {
+func run(t *testing.T, path string, args ...string) *program {
 	t.Helper()
-	cmd := exec.Command(name, args...)
-	cmd.Stderr = os.Stderr
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		cmd.Process.Kill()
-		cmd.Wait()
-	})
-	if line, err := bufio.NewReader(out).ReadString('\n'); err != nil || line != "ready\n" {
-		t.Fatalf("%s said %q, %v", name, line, err)
-	}
+	f := testbed.Run(t, testbed.FixtureOptions{Mute: true}, path, args...)
 	time.Sleep(30 * time.Millisecond) // so that what changes next is not taken for what was loaded
-	return &program{cmd}
+	return &program{f}
 }
 
 // inspect returns the program's modules as of now.
 func (r *program) inspect(t *testing.T) *Process {
 	t.Helper()
-	p, err := Open(r.cmd.Process.Pid)
+	p, err := Open(r.Pid())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -87,12 +66,7 @@ func (r *program) inspect(t *testing.T) *Process {
 // write changes memory of the program.
 func (r *program) write(t *testing.T, address uint64, data []byte) {
 	t.Helper()
-	f, err := os.OpenFile(fmt.Sprintf("/proc/%d/mem", r.cmd.Process.Pid), os.O_RDWR, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	if _, err := f.WriteAt(data, int64(address)); err != nil {
+	if _, err := testbed.Corrupt(r.Pid(), address, data); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -100,14 +74,7 @@ func (r *program) write(t *testing.T, address uint64, data []byte) {
 func (r *program) checkAlive(t *testing.T) {
 	t.Helper()
 	time.Sleep(20 * time.Millisecond)
-	p, err := procfs.Open(r.cmd.Process.Pid)
-	if err != nil {
-		t.Fatalf("the program is gone: %v", err)
-	}
-	defer p.Close()
-	if st, err := p.Status(); err != nil || st.TracerPID != 0 || strings.ContainsRune("tTZX", rune(st.State)) {
-		t.Fatalf("state %c, traced by %d, %v", st.State, st.TracerPID, err)
-	}
+	testbed.AssertUndisturbed(t, r.Pid())
 }
 
 func module(t *testing.T, p *Process, name string) *Module {
@@ -369,7 +336,7 @@ func TestOpenedModule(t *testing.T) {
 
 	// The same plan, after the program has closed the module.
 	r.write(t, symbol(t, m, "guest_idle")+9, []byte{1, 2, 3})
-	if err := r.cmd.Process.Signal(syscall.SIGUSR1); err != nil {
+	if err := syscall.Kill(r.Pid(), syscall.SIGUSR1); err != nil {
 		t.Fatal(err)
 	}
 	time.Sleep(100 * time.Millisecond)
@@ -442,7 +409,7 @@ func TestRefusals(t *testing.T) {
 			_, guest := buildHost(t)
 			host := gcc(t, t.TempDir(), "host", "host.c", "-ldl")
 			r := run(t, host, "open", guest)
-			if err := r.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
+			if err := syscall.Kill(r.Pid(), syscall.SIGSTOP); err != nil {
 				t.Fatal(err)
 			}
 			test.spoil(t, r, r.inspect(t), guest)

@@ -53,6 +53,7 @@ type FixtureOptions struct {
 	Attr  *syscall.SysProcAttr         // credentials, namespaces
 	Ready time.Duration                // how long it may take to be ready; 20 s if 0
 	Wrap  func(argv []string) []string // another program that starts it by exec, as unshare
+	Mute  bool                         // it says that it is ready, and neither reports nor quits; for [Run]
 }
 
 // StartFixture starts the program at path and waits until it is ready. The
@@ -115,26 +116,37 @@ func StartFixtureWith(ctx context.Context, o FixtureOptions, path string, args .
 	return f, nil
 }
 
-// RunFixture compiles the fixture name (see [Source]) and starts it for the
-// length of a test, at whose end it must quit by itself; a test that kills or
-// waits for the fixture is free to do so.
+// RunFixture compiles the fixture name (see [Source]) and runs it.
 func RunFixture(tb TB, name string, args ...string) *Fixture {
 	tb.Helper()
 	build, err := Source(name)
 	if err != nil {
 		tb.Fatalf("%v", err)
 	}
-	path := MustCompile(tb, build)
-	f, err := StartFixture(context.WithoutCancel(tb.Context()), path, args...)
+	return Run(tb, FixtureOptions{}, MustCompile(tb, build), args...)
+}
+
+// Run starts a program for the length of a test, at whose end it must quit when
+// it is told; a test that kills or waits for the program is free to do so. A mute
+// one is killed at the end, and must not have ended before.
+func Run(tb TB, o FixtureOptions, path string, args ...string) *Fixture {
+	tb.Helper()
+	f, err := StartFixtureWith(context.WithoutCancel(tb.Context()), o, path, args...)
 	if err != nil {
 		tb.Fatalf("%v", err)
 	}
 	tb.Cleanup(func() {
 		select {
 		case <-f.Done():
+			if o.Mute {
+				code, signal := f.ExitStatus()
+				tb.Errorf("%s ended by itself: exit code %d, signal %v%s", filepath.Base(path), code, signal, f.stderr())
+			}
 			f.Kill()
 		default:
-			if err := f.Quit(10 * time.Second); err != nil {
+			if o.Mute {
+				f.Kill()
+			} else if err := f.Quit(20 * time.Second); err != nil {
 				tb.Errorf("%v", err)
 			}
 		}

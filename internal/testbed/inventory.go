@@ -150,7 +150,7 @@ func numberedEntries(folder string) ([]int, error) {
 }
 
 // Disturbance says what keeps the threads of pid from running freely: a tracer,
-// or a stop by signal (T) or by a tracer (t). It is "" for a process that is
+// a stop by signal (T) or by a tracer (t), or their end. It is "" for a process that is
 // left alone. stopExpected allows for a program that was stopped by SIGSTOP
 // and should still be.
 func Disturbance(pid int, stopExpected bool) (string, error) {
@@ -159,12 +159,14 @@ func Disturbance(pid int, stopExpected bool) (string, error) {
 		return "", fmt.Errorf("look at %d: %w", pid, err)
 	}
 	var found []string
+	alive := false
 	for _, tid := range tids {
 		status, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/status", pid, tid))
 		if err != nil {
 			continue // ended meanwhile
 		}
 		state, tracer := statusField(status, "State"), statusField(status, "TracerPid")
+		alive = alive || !strings.HasPrefix(state, "Z") && !strings.HasPrefix(state, "X")
 		if tracer != "0" && tracer != "" {
 			found = append(found, fmt.Sprintf("thread %d is traced by %s", tid, tracer))
 		}
@@ -174,6 +176,9 @@ func Disturbance(pid int, stopExpected bool) (string, error) {
 		if stopExpected && !strings.HasPrefix(state, "T") {
 			found = append(found, fmt.Sprintf("thread %d is in state %s, not stopped", tid, state))
 		}
+	}
+	if !alive {
+		found = append(found, "it has ended")
 	}
 	return strings.Join(found, "; "), nil
 }
@@ -189,13 +194,14 @@ func statusField(status []byte, name string) string {
 	return ""
 }
 
-// AssertUndisturbed fails a test if a thread of pid is traced or stopped.
+// AssertUndisturbed ends a test if pid has ended, or a thread of it is traced or
+// stopped.
 func AssertUndisturbed(tb TB, pid int) {
 	tb.Helper()
 	switch found, err := Disturbance(pid, false); {
 	case err != nil:
-		tb.Errorf("%v", err)
+		tb.Fatalf("%v", err)
 	case found != "":
-		tb.Errorf("process %d is not left alone: %s", pid, found)
+		tb.Fatalf("process %d is not left alone: %s", pid, found)
 	}
 }

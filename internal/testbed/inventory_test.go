@@ -113,6 +113,19 @@ func TestDisturbance(t *testing.T) {
 	}
 }
 
+// A process that has ended and is not reaped yet has no thread that is stopped.
+func TestDisturbanceOfDeadProcess(t *testing.T) {
+	cmd := exec.Command("true")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer cmd.Wait()
+	awaitExit(cmd.Process.Pid)
+	if found, err := Disturbance(cmd.Process.Pid, false); err != nil || found == "" {
+		t.Errorf("a dead process is described as %q, %v", found, err)
+	}
+}
+
 func TestCorrupt(t *testing.T) {
 	f := RunFixture(t, "threads", "1", "blocked")
 	// The executable's ELF header is mapped read-only and used by nobody.

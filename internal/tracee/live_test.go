@@ -3,15 +3,18 @@ package tracee
 import (
 	"bufio"
 	"context"
+	_ "embed"
 	"fmt"
 	"math/rand/v2"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strconv"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/virtualizing-os/vos/internal/procfs"
 	"github.com/virtualizing-os/vos/internal/testbed"
@@ -84,38 +87,16 @@ func exercise(s *Session, n int) error {
 	return nil
 }
 
-// compile builds a program of testdata.
-func compile(t *testing.T, source string) string {
-	t.Helper()
-	out := filepath.Join(t.TempDir(), "program")
-	cmd := exec.Command("gcc", "-O2", "-Wall", "-Werror", "-o", out, filepath.Join("testdata", source), "-lpthread")
-	if text, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("gcc %s: %v\n%s", source, err, text)
-	}
-	return out
-}
+//go:embed testdata/steady.c
+var steadySource string
 
-// start runs a program and returns it when it says that it is ready.
-func start(t *testing.T, env []string, name string, args ...string) *procfs.Process {
+// steady runs the program of testdata, in an IPC namespace with which its
+// semaphores go.
+func steady(t *testing.T, env []string, args ...string) *procfs.Process {
 	t.Helper()
-	cmd := exec.Command(name, args...)
-	cmd.Env = append(os.Environ(), env...)
-	cmd.Stderr = os.Stderr
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		cmd.Process.Kill()
-		cmd.Wait()
-	})
-	if line, err := bufio.NewReader(out).ReadString('\n'); err != nil || line != "ready\n" {
-		t.Fatalf("%s said %q, %v", name, line, err)
-	}
-	p, err := procfs.Open(cmd.Process.Pid)
+	path := testbed.MustCompile(t, testbed.Build{Name: "steady", Source: steadySource, Flags: []string{"-Wall", "-Werror"}})
+	f := testbed.Run(t, testbed.FixtureOptions{Env: env, Mute: true, Attr: &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWIPC}}, path, args...)
+	p, err := procfs.Open(f.Pid())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -123,75 +104,43 @@ func start(t *testing.T, env []string, name string, args ...string) *procfs.Proc
 	return p
 }
 
-// checkFree fails the test if the process is not alive, or if any of its
-// threads is traced or stopped.
-func checkFree(t *testing.T, p *procfs.Process) {
-	t.Helper()
-	tids, err := p.Threads()
-	if err != nil {
-		t.Fatalf("the program is gone: %v", err)
-	}
-	for _, tid := range tids {
-		st, err := p.ThreadStatus(tid)
-		if err != nil {
-			continue
-		}
-		if st.State == 'Z' {
-			t.Fatalf("thread %d of the program has ended", tid)
-		}
-		if st.TracerPID != 0 || st.State == 't' || st.State == 'T' {
-			t.Fatalf("thread %d: state %c, traced by %d", tid, st.State, st.TracerPID)
-		}
-	}
-}
+func checkFree(t *testing.T, p *procfs.Process) { t.Helper(); testbed.AssertUndisturbed(t, p.PID()) }
 
 func TestSessionsLeaveNoTrace(t *testing.T) {
-	program := compile(t, "steady.c")
+	const sessions = 60 // each form of them
 	for _, threads := range []string{"1", "8", "64"} {
 		for _, mode := range []string{"spin", "wait", "mixed"} {
 			t.Run(threads+" "+mode, func(t *testing.T) {
-				p := start(t, []string{"STEADY_EINTR=fatal"}, program, threads, mode)
-				time.Sleep(300 * time.Millisecond) // threads map arenas when they first allocate
-				maps, err := p.Maps()
-				if err != nil {
-					t.Fatal(err)
-				}
-				end := time.Now().Add(time.Second)
-				n := 0
-				for ; time.Now().Before(end) || n < 15; n++ {
+				p := steady(t, []string{"STEADY_EINTR=fatal"}, threads, mode)
+				before := mappings(t, p)
+				for n := range sessions {
 					if _, err := Do(context.Background(), p, Options{}, func(s *Session) error { return exercise(s, n) }); err != nil {
 						t.Fatalf("session %d: %v", n, err)
 					}
 				}
 				checkFree(t, p)
-				after, err := p.Maps()
-				if err != nil {
-					t.Fatal(err)
+				if diff := cmp.Diff(before, mappings(t, p)); diff != "" {
+					t.Errorf("what is mapped (-before +after):\n%s", diff)
 				}
-				// The program's own allocations come as anonymous memory.
-				if before, now := named(maps), named(after); before != now {
-					t.Errorf("%d named mappings before, %d after", before, now)
-				}
-				t.Logf("%d sessions", n)
 			})
 		}
 	}
 }
 
-func named(maps []procfs.Mapping) (n int) {
-	for _, m := range maps {
-		if m.Kind != procfs.KindAnonymous {
-			n++
-		}
+// mappings returns the lines of a process's maps, all of them.
+func mappings(t *testing.T, p *procfs.Process) []string {
+	t.Helper()
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/maps", p.PID()))
+	if err != nil {
+		t.Fatal(err)
 	}
-	return n
+	return strings.Split(string(text), "\n")
 }
 
 func TestTracerKilled(t *testing.T) {
-	program := compile(t, "steady.c")
 	for _, target := range [][]string{{"1", "spin"}, {"1", "wait"}, {"8", "mixed"}, {"64", "mixed"}} {
 		t.Run(target[0]+" "+target[1], func(t *testing.T) {
-			p := start(t, nil, program, target...)
+			p := steady(t, nil, target...)
 			for range 75 {
 				helper := exec.Command(os.Args[0])
 				helper.Env = append(os.Environ(), fmt.Sprintf("%s=%d", helperEnv, p.PID()))
@@ -223,7 +172,7 @@ func TestTracerKilled(t *testing.T) {
 }
 
 func TestFailureAndPanicAreUndone(t *testing.T) {
-	p := start(t, []string{"STEADY_EINTR=fatal"}, compile(t, "steady.c"), "8", "mixed")
+	p := steady(t, []string{"STEADY_EINTR=fatal"}, "8", "mixed")
 	_, err := Do(context.Background(), p, Options{}, func(s *Session) error {
 		if err := s.StopAll(); err != nil {
 			return err
@@ -274,7 +223,7 @@ func TestFailureAndPanicAreUndone(t *testing.T) {
 }
 
 func TestErrorOfCallInside(t *testing.T) {
-	p := start(t, nil, compile(t, "steady.c"), "1", "spin")
+	p := steady(t, nil, "1", "spin")
 	if _, err := Do(context.Background(), p, Options{}, func(s *Session) error {
 		if err := s.Borrow(); err != nil {
 			return err

@@ -117,10 +117,9 @@ static int (*const waits[])(void) = {wait_epoll, wait_ppoll, wait_nanosleep, wai
 static void coroutine_body(void) {
 	for (int i = 0; i < 20; i++) spin(i);
 }
+enum { size = 8192, guard = 8192 };
+static __thread unsigned char *area;
 static void coroutine(void) {
-	enum { size = 8192, guard = 8192 };
-	static __thread unsigned char *area;
-	if (!area && !(area = malloc(guard + size + guard))) fail("malloc");
 	memset(area, 0xa5, guard + size + guard);
 	ucontext_t here, there;
 	if (getcontext(&there)) fail("getcontext");
@@ -133,9 +132,19 @@ static void coroutine(void) {
 		if (area[i] != 0xa5 || area[guard + size + i] != 0xa5) fail("memory beside a small stack changed");
 }
 
+static pthread_barrier_t set_up;
+
+/* After this a thread allocates nothing: what is mapped stays as it is. */
+static void prepare(void) {
+	if (!(area = malloc(guard + size + guard))) fail("malloc");
+	memset(area, 0, guard + size + guard);
+	pthread_barrier_wait(&set_up);
+}
+
 static void *thread(void *arg) {
 	long id = (long)arg & 0xffff;
 	int mode = (long)arg >> 16;
+	if (id) prepare();
 	for (uint64_t n = id;; n++) {
 		int waiting = mode == 2 ? (n & 1) : mode;
 		if (waiting) {
@@ -161,6 +170,7 @@ int main(int argc, char **argv) {
 	sigemptyset(&block);
 	sigaddset(&block, SIGUSR2);
 	if (pthread_sigmask(SIG_SETMASK, &block, NULL)) fail("mask");
+	if (pthread_barrier_init(&set_up, NULL, threads)) fail("barrier");
 	pthread_attr_t attr;
 	pthread_attr_init(&attr);
 	pthread_attr_setstacksize(&attr, 64 << 10);
@@ -168,6 +178,7 @@ int main(int argc, char **argv) {
 		pthread_t t;
 		if (pthread_create(&t, &attr, thread, (void *)(i | mode << 16))) fail("pthread_create");
 	}
+	prepare();
 	puts("ready");
 	fflush(stdout);
 	thread((void *)(mode << 16));
