@@ -2,12 +2,10 @@ package live
 
 import (
 	"context"
-	"errors"
 	"strconv"
 	"testing"
 
 	"github.com/virtualizing-os/vos/internal/api"
-	"github.com/virtualizing-os/vos/internal/module"
 	"github.com/virtualizing-os/vos/internal/testbed"
 	"github.com/virtualizing-os/vos/internal/vex"
 )
@@ -80,6 +78,9 @@ func refreshAll(t *testing.T, machine api.Executive, nginx *testbed.Nginx) int {
 		if err != nil {
 			t.Fatal(err)
 		}
+		if want < 3 {
+			t.Fatalf("only %d modules of process %d were corrupted", want, pid)
+		}
 		healed := 0
 		target := api.Target{Program: strconv.Itoa(pid)}
 		err = machine.Refresh(t.Context(), api.RefreshRequest{Target: target}, func(o api.Operation) error {
@@ -101,27 +102,4 @@ func refreshAll(t *testing.T, machine api.Executive, nginx *testbed.Nginx) int {
 		got += healed
 	}
 	return got
-}
-
-// corruptEvery changes an idle byte of every module of a process that has one.
-func corruptEvery(pid int) (n int, err error) {
-	p, err := module.Open(pid)
-	if err != nil {
-		return 0, err
-	}
-	defer func() { err = errors.Join(err, p.Close()) }()
-	for _, m := range p.Modules {
-		if m.Object == nil {
-			continue
-		}
-		at, err := padding(m)
-		if err != nil {
-			continue
-		}
-		if _, err := testbed.Corrupt(pid, at, []byte{0x5a}); err != nil {
-			return n, err
-		}
-		n++
-	}
-	return n, nil
 }

@@ -40,7 +40,7 @@ func TestKilledAtAnyInstant(t *testing.T) {
 			killed := 0
 			for n := range kills {
 				for _, pid := range v.pids {
-					corruptIdle(t, pid, v.module)
+					corruptGap(t, pid, v.module)
 				}
 				i := n % len(commands)
 				if killAfter(t, instant(whole[i]), commands[i]) {
@@ -74,7 +74,7 @@ func wholeRuns(t *testing.T, v victim, commands [][]string) []time.Duration {
 		var runs []time.Duration
 		for range 3 {
 			for _, pid := range v.pids {
-				corruptIdle(t, pid, v.module)
+				corruptGap(t, pid, v.module)
 			}
 			begin := time.Now()
 			if r := vos(t, c...); r.Code != 0 && r.Code != 10 {

@@ -2,7 +2,6 @@ package live
 
 import (
 	"bytes"
-	"debug/elf"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -112,61 +111,4 @@ func inspect(t *testing.T, pid int) *module.Process {
 	return p
 }
 
-// corruptIdle changes two bytes of padding between functions in a module of a
-// process, where nobody runs, and returns their address.
-func corruptIdle(t *testing.T, pid int, name string) uint64 {
-	t.Helper()
-	p, err := module.Open(pid)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer p.Close() // now: a soak comes by here thousands of times
-	for _, m := range p.Modules {
-		if m.Name != name && filepath.Base(m.Path) != name || m.Object == nil {
-			continue
-		}
-		at, err := padding(m)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if _, err := testbed.Corrupt(pid, at, []byte{0xde, 0xad}); err != nil {
-			t.Fatal(err)
-		}
-		return at
-	}
-	t.Fatalf("process %d has no module %s", pid, name)
-	return 0
-}
-
-// padding returns an address between two functions.
-func padding(m *module.Module) (uint64, error) {
-	fdes, err := m.Object.FDEs()
-	if err != nil {
-		return 0, err
-	}
-	for i := 1; i < len(fdes); i++ {
-		end := fdes[i-1].Start + fdes[i-1].Size
-		if s, ok := m.Object.SegmentAt(end); ok && s.Flags&elf.PF_X != 0 && fdes[i].Start >= end+2 {
-			return end + m.Bias, nil
-		}
-	}
-	// A program without unwind tables (Go): the rest of the last page of code.
-	for _, mapped := range m.Object.Mappings() {
-		if s := mapped.Segment; s.Flags&elf.PF_X != 0 && mapped.Size > s.Filesz+64 {
-			return m.Bias + mapped.Addr + mapped.Size - 16, nil
-		}
-	}
-	return 0, fmt.Errorf("%s has no padding between functions", m.Name)
-}
-
-// checkFree fails the test if a process is gone, or any of its threads is
-// traced or stopped.
-func checkFree(t *testing.T, pid int) {
-	t.Helper()
-	switch s, err := testbed.Disturbance(pid, false); {
-	case err != nil:
-		t.Fatalf("process %d: %v", pid, err)
-	case s != "":
-		t.Fatalf("process %d: %s", pid, s)
-	}
-}
+func checkFree(t *testing.T, pid int) { t.Helper(); testbed.AssertUndisturbed(t, pid) }

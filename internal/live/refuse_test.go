@@ -367,7 +367,7 @@ func TestTextRelocationsAreToldApart(t *testing.T) {
 	refreshed(t, vos(t, "refresh", s.target(), "--json"))
 	s.unharmed(t)
 
-	at := fmt.Sprintf("0x%x", corruptIdle(t, s.pid, "libtextrel.so"))
+	at := fmt.Sprintf("0x%x", corruptGap(t, s.pid, "libtextrel.so"))
 	corrupt := 0
 	for _, d := range differences(t, vos(t, "verify", s.target(), "--json").expect(t, 10)) {
 		if d.Kind == api.KindCorruption {

@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"context"
 	"debug/elf"
+	"errors"
 	"fmt"
+	"iter"
 	"os"
 	"path/filepath"
 	"slices"
@@ -67,20 +69,7 @@ func (s *subject) unharmed(t *testing.T) {
 // length of a test.
 func start(t *testing.T, o testbed.FixtureOptions, path string, args ...string) (*subject, *testbed.Fixture) {
 	t.Helper()
-	f, err := testbed.StartFixtureWith(context.WithoutCancel(t.Context()), o, path, args...)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		select {
-		case <-f.Done():
-			f.Kill()
-		default:
-			if err := f.Quit(20 * time.Second); err != nil {
-				t.Error(err)
-			}
-		}
-	})
+	f := testbed.Run(t, o, path, args...)
 	s := &subject{pid: f.Pid(), ask: f.Report}
 	s.works(t)
 	return s, f
@@ -191,7 +180,11 @@ func listed(t *testing.T, pid int) (names []string, executable string) {
 func corruptPages(t *testing.T, pid int, name string) int {
 	t.Helper()
 	pages := make(map[uint64]bool)
-	for _, at := range gaps(t, find(t, inspect(t, pid), name)) {
+	all, err := gaps(find(t, inspect(t, pid), name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for at := range all {
 		if page := at / procfs.PageSize; !pages[page] && (at+1)/procfs.PageSize == page {
 			pages[page] = true
 			if _, err := testbed.Corrupt(pid, at, []byte{0xde, 0xad}); err != nil {
@@ -233,17 +226,54 @@ func ownPages(t *testing.T, pid int, name string) (pages int) {
 // address.
 func corruptGap(t *testing.T, pid int, name string) uint64 {
 	t.Helper()
-	m := find(t, inspect(t, pid), name)
-	for _, at := range gaps(t, m) {
-		if s, ok := m.Object.SectionAt(at - m.Bias); ok && s.Name == ".text" {
-			if _, err := testbed.Corrupt(pid, at, []byte{0xde, 0xad}); err != nil {
-				t.Fatal(err)
-			}
-			return at
+	p, err := module.Open(pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close() // now: a soak comes by here thousands of times
+	at, err := corruptModule(pid, find(t, p, name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return at
+}
+
+// corruptEvery does so in every module of a process that has a place for it, and
+// returns how many these are.
+func corruptEvery(pid int) (n int, err error) {
+	p, err := module.Open(pid)
+	if err != nil {
+		return 0, err
+	}
+	defer func() { err = errors.Join(err, p.Close()) }()
+	for _, m := range p.Modules {
+		if m.Object == nil {
+			continue
+		}
+		switch _, err := corruptModule(pid, m); {
+		case err == nil:
+			n++
+		case !errors.Is(err, errNoGap):
+			return n, err
 		}
 	}
-	t.Fatalf("%s has no place to corrupt", name)
-	return 0
+	return n, nil
+}
+
+var errNoGap = errors.New("no place to corrupt")
+
+func corruptModule(pid int, m *module.Module) (uint64, error) {
+	all, err := gaps(m)
+	if err != nil {
+		return 0, err
+	}
+	for at := range all {
+		if s, ok := m.Object.SectionAt(at - m.Bias); ok && s.Name == ".text" {
+			_, err := testbed.Corrupt(pid, at, []byte{0xde, 0xad})
+			return at, err
+		}
+	}
+	return 0, fmt.Errorf("%s: %w", m.Name, errNoGap)
 }
 
 func find(t *testing.T, p *module.Process, name string) *module.Module {
@@ -262,12 +292,11 @@ var fillers = [][]byte{{0x90, 0x90}, {0x66, 0x90}, {0x66, 0x0f, 0x1f}, {0x66, 0x
 
 // gaps returns the process addresses of two bytes or more of filler right
 // behind functions: by the unwind tables, or the symbols where there are none.
-func gaps(t *testing.T, m *module.Module) (all []uint64) {
-	t.Helper()
+func gaps(m *module.Module) (iter.Seq[uint64], error) {
 	var ends []uint64
 	fdes, err := m.Object.FDEs()
 	if err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
 	for _, f := range fdes {
 		ends = append(ends, f.Start+f.Size)
@@ -275,7 +304,7 @@ func gaps(t *testing.T, m *module.Module) (all []uint64) {
 	if len(fdes) == 0 {
 		symbols, err := m.Object.StaticSymbols()
 		if err != nil {
-			t.Fatal(err)
+			return nil, err
 		}
 		for s := range symbols.All() {
 			if s.IsFunction() && s.Size > 0 {
@@ -283,16 +312,17 @@ func gaps(t *testing.T, m *module.Module) (all []uint64) {
 			}
 		}
 	}
-	for _, end := range ends {
-		code := make([]byte, 5)
-		if err := m.Object.ReadMapped(code, end); err != nil {
-			continue // the last one of the text
+	return func(yield func(uint64) bool) {
+		for _, end := range ends {
+			code := make([]byte, 5)
+			if err := m.Object.ReadMapped(code, end); err != nil {
+				continue // the last one of the text
+			}
+			if slices.ContainsFunc(fillers, func(f []byte) bool { return bytes.HasPrefix(code, f) }) && !yield(end+m.Bias) {
+				return
+			}
 		}
-		if slices.ContainsFunc(fillers, func(f []byte) bool { return bytes.HasPrefix(code, f) }) {
-			all = append(all, end+m.Bias)
-		}
-	}
-	return all
+	}, nil
 }
 
 // refreshed checks that a refresh left each of the modules refreshed and every
