@@ -128,20 +128,7 @@ func TestMemoryAfterExec(t *testing.T) {
 	}
 	defer func() { cmd.Process.Kill(); cmd.Wait() }()
 	p := open(t, cmd.Process.Pid)
-	maps, err := p.Maps()
-	if err != nil {
-		t.Fatal(err)
-	}
-	memory, err := p.OpenMemory()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer memory.Close()
-	pagemap, err := p.OpenPagemap()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer pagemap.Close()
+	maps, memory, pagemap := lookInto(t, p)
 	io.WriteString(stdin, "go\n")
 	stdin.Close()
 	for start := time.Now(); time.Since(start) < 5*time.Second; time.Sleep(time.Millisecond) {

@@ -82,22 +82,29 @@ func sleeper(t testing.TB) (*exec.Cmd, *Process) {
 	}
 }
 
-func TestProcessOutlivesNothing(t *testing.T) {
-	cmd, p := sleeper(t)
-	memory, err := p.OpenMemory()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer memory.Close()
-	pagemap, err := p.OpenPagemap()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer pagemap.Close()
+// lookInto opens a process's memory and page map for the length of a test.
+func lookInto(t *testing.T, p *Process) ([]Mapping, *Memory, *Pagemap) {
+	t.Helper()
 	maps, err := p.Maps()
 	if err != nil || len(maps) == 0 {
 		t.Fatalf("maps: %v, %v", maps, err)
 	}
+	memory, err := p.OpenMemory()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { memory.Close() })
+	pagemap, err := p.OpenPagemap()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { pagemap.Close() })
+	return maps, memory, pagemap
+}
+
+func TestProcessOutlivesNothing(t *testing.T) {
+	cmd, p := sleeper(t)
+	maps, memory, pagemap := lookInto(t, p)
 	gone := func(when string) {
 		t.Helper()
 		_, mapsErr := p.Maps()
