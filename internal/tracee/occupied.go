@@ -1,0 +1,74 @@
+package tracee
+
+import (
+	"encoding/binary"
+	"fmt"
+	"slices"
+	"sort"
+
+	"github.com/virtualizing-os/vos/internal/procfs"
+)
+
+// An Occupant is a thread that is, or will come back, to a place that is about
+// to be overwritten.
+type Occupant struct {
+	TID     int
+	Address uint64 // within one of the ranges
+	Stack   bool   // found on its stack: a return address, or where a signal interrupted it
+}
+
+// redZone is the memory below a stack pointer that a function may use: psABI,
+// "The Stack Frame".
+const redZone = 128
+
+// deepestStack is how much of a stack is looked at: what a thread has by default
+// (RLIMIT_STACK). A stack within a larger mapping, of a coroutine, ends before.
+const deepestStack = 8 << 20
+
+// Occupied looks, with all threads stopped, for one whose instruction pointer
+// lies in one of the ranges, or whose stack holds an address that does: a return
+// address, or the instruction pointer in the frame of a signal. Any word of a
+// stack that looks like one counts. Ranges must be ascending and not overlap.
+func (s *Session) Occupied(ranges []Range) (Occupant, bool, error) {
+	if len(ranges) == 0 {
+		return Occupant{}, false, nil
+	}
+	within := func(address uint64) bool {
+		i := sort.Search(len(ranges), func(i int) bool { return ranges[i].End > address })
+		return i < len(ranges) && address >= ranges[i].Start
+	}
+	maps, err := s.process.Maps()
+	if err != nil {
+		return Occupant{}, false, err
+	}
+	low, high := ranges[0].Start, ranges[len(ranges)-1].End
+	var buf []byte
+	for _, t := range s.threads {
+		if !t.stopped {
+			return Occupant{}, false, fmt.Errorf("look at the stack of thread %d: it is not stopped", t.tid)
+		}
+		if within(t.regs.RIP) {
+			return Occupant{TID: t.tid, Address: t.regs.RIP}, true, nil
+		}
+		from := (t.regs.RSP - redZone) &^ 7
+		i := slices.IndexFunc(maps, func(m procfs.Mapping) bool { return m.Contains(t.regs.RSP) })
+		if i < 0 {
+			continue // no memory there, so nothing to return by
+		}
+		from = max(from, maps[i].Start)
+		size := int(min(maps[i].End-from, deepestStack))
+		if cap(buf) < size {
+			buf = make([]byte, size)
+		}
+		stack := buf[:size]
+		if _, err := s.memory.ReadAt(stack, int64(from)); err != nil {
+			return Occupant{}, false, fmt.Errorf("read the stack of thread %d: %w", t.tid, err)
+		}
+		for ; len(stack) >= 8; stack = stack[8:] {
+			if word := binary.LittleEndian.Uint64(stack); word >= low && word < high && within(word) {
+				return Occupant{TID: t.tid, Address: word, Stack: true}, true, nil
+			}
+		}
+	}
+	return Occupant{}, false, nil
+}
