@@ -9,7 +9,7 @@ set -euo pipefail
 
 packages=(
   nginx-light redis-server memcached python3
-  gcc g++ gcc-multilib libc6-dev binutils make
+  gcc g++ gcc-multilib libc6-dev binutils make dpkg-dev
   gdb procps util-linux iproute2
 )
 

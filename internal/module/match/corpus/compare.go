@@ -12,6 +12,7 @@ import (
 
 	"github.com/virtualizing-os/vos/internal/dso"
 	"github.com/virtualizing-os/vos/internal/module/match"
+	"github.com/virtualizing-os/vos/internal/testbed"
 )
 
 // row is one pair of libraries.
@@ -25,11 +26,11 @@ type row struct {
 }
 
 // comparePackage compares the libraries of each version with the next.
-func comparePackage(ctx context.Context, s *store, p libraryPackage) ([]row, error) {
+func comparePackage(ctx context.Context, archive *testbed.Archive, p testbed.Package) ([]row, error) {
 	var rows []row
 	before := ""
-	for i, version := range p.versions {
-		folder, err := s.unpacked(ctx, p.name, version)
+	for i, version := range p.Versions {
+		folder, err := archive.Unpacked(ctx, p.Name, version)
 		if err != nil {
 			return rows, err
 		}
@@ -39,7 +40,7 @@ func comparePackage(ctx context.Context, s *store, p libraryPackage) ([]row, err
 				return rows, err
 			}
 			for k := range more {
-				more[k].name, more[k].old, more[k].new = p.name, p.versions[i-1], version
+				more[k].name, more[k].old, more[k].new = p.Name, p.Versions[i-1], version
 			}
 			rows = append(rows, more...)
 		}

@@ -16,7 +16,10 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
+	"slices"
 	"syscall"
+
+	"github.com/virtualizing-os/vos/internal/testbed"
 )
 
 func main() {
@@ -35,7 +38,7 @@ func main() {
 }
 
 func run(ctx context.Context, out, only string, most int, offline bool) error {
-	store, err := openStore(offline)
+	archive, err := testbed.OpenArchive(offline)
 	if err != nil {
 		return err
 	}
@@ -45,15 +48,16 @@ func run(ctx context.Context, out, only string, most int, offline bool) error {
 			return err
 		}
 	}
-	packages, err := withVersions(ctx, names)
+	packages, err := archive.Packages(ctx, names...)
 	if err != nil {
 		return err
 	}
+	packages = slices.DeleteFunc(packages, func(p testbed.Package) bool { return len(p.Versions) < 2 })
 	packages = packages[:min(len(packages), most)]
 	var rows []row
 	for i, p := range packages {
-		fmt.Fprintf(os.Stderr, "%d/%d %s: %d versions\n", i+1, len(packages), p.name, len(p.versions))
-		more, err := comparePackage(ctx, store, p)
+		fmt.Fprintf(os.Stderr, "%d/%d %s: %d versions\n", i+1, len(packages), p.Name, len(p.Versions))
+		more, err := comparePackage(ctx, archive, p)
 		if err != nil {
 			if ctx.Err() != nil {
 				return err

@@ -1,0 +1,217 @@
+package testbed
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+)
+
+// A LibrarySource is a library of the distribution that is built anew from its
+// source package, with the distribution's flags, as the distribution builds it.
+// A small change shows in answers, so that a client can tell which build gave
+// them.
+type LibrarySource struct {
+	Package string // that brings the library
+	Soname  string
+	// script is run by sh in a copy of the patched source, with CFLAGS,
+	// CPPFLAGS and LDFLAGS as the distribution sets them, and with CHANGE, which
+	// is empty where nothing is to be changed. It leaves the library, not
+	// stripped, in ./built.so.
+	script string
+}
+
+// Zlib is libz. A change is the number that a gzip header has for the operating
+// system (RFC 1952, section 2.3.1), 3 as it comes.
+var Zlib = LibrarySource{
+	Package: "zlib1g",
+	Soname:  "libz.so.1",
+	script: `
+CFLAGS="$CFLAGS $CPPFLAGS -Wall -D_REENTRANT -O3 -DUNALIGNED_OK ${CHANGE:+-DOS_CODE=$CHANGE}"
+export CFLAGS
+uname=GNU ./configure --shared
+library=$(sed -n 's/^SHAREDLIBV=//p' Makefile)
+make -j2 "$library"
+mv "$library" built.so
+`,
+}
+
+// Original is the distribution's own build of what Rebuilt builds: the installed
+// one, or the newest one where the mirror does not serve the source of that.
+func (s LibrarySource) Original(ctx context.Context) (LibraryBuild, error) {
+	base, err := s.base(ctx)
+	if err != nil {
+		return LibraryBuild{}, fmt.Errorf("find the original %s: %w", s.Soname, err)
+	}
+	return base.original, nil
+}
+
+// MustOriginal is [LibrarySource.Original] for tests: it ends the test on an
+// error.
+func (s LibrarySource) MustOriginal(tb TB) LibraryBuild {
+	tb.Helper()
+	b, err := s.Original(tb.Context())
+	if err != nil {
+		tb.Fatalf("%v", err)
+	}
+	return b
+}
+
+// Rebuilt builds the library with a change, or without one where it is empty, and
+// keeps it in a cache that outlives the process.
+func (s LibrarySource) Rebuilt(ctx context.Context, change string) (LibraryBuild, error) {
+	b, err := s.rebuilt(ctx, change)
+	if err != nil {
+		return b, fmt.Errorf("rebuild %s: %w", s.Soname, err)
+	}
+	return b, nil
+}
+
+// MustRebuilt is [LibrarySource.Rebuilt] for tests: it ends the test on an error.
+func (s LibrarySource) MustRebuilt(tb TB, change string) LibraryBuild {
+	tb.Helper()
+	b, err := s.Rebuilt(tb.Context(), change)
+	if err != nil {
+		tb.Fatalf("%v", err)
+	}
+	return b
+}
+
+// A sourceBase is one version of a library with its source.
+type sourceBase struct {
+	original LibraryBuild
+	source   string // folder
+	version  string // of the source package
+}
+
+// base picks the version that is built: the installed one, otherwise the newest,
+// of those whose source is to be had. A mirror may list sources that it lost.
+func (s LibrarySource) base(ctx context.Context) (sourceBase, error) {
+	archive, err := OpenArchive(false)
+	if err != nil {
+		return sourceBase{}, err
+	}
+	packages, err := archive.Packages(ctx, s.Package)
+	if err != nil {
+		return sourceBase{}, err
+	}
+	installed, notInstalled := InstalledLibrary(ctx, s.Package, s.Soname)
+	var versions []string
+	if notInstalled == nil {
+		versions = append(versions, installed.Version)
+	}
+	for _, p := range packages {
+		for _, version := range slices.Backward(p.Versions) {
+			if version != installed.Version {
+				versions = append(versions, version)
+			}
+		}
+	}
+	var problems []error
+	for _, version := range versions {
+		if !slices.ContainsFunc(packages, func(p Package) bool { return slices.Contains(p.Versions, version) }) {
+			problems = append(problems, fmt.Errorf("%s is not on the mirror", version))
+			continue
+		}
+		base := sourceBase{original: installed}
+		base.source, base.version, err = archive.SourceOf(ctx, s.Package, version)
+		if err == nil && version != installed.Version {
+			var folder string
+			if folder, err = archive.Unpacked(ctx, s.Package, version); err == nil {
+				base.original = LibraryBuild{Soname: s.Soname, Version: version}
+				base.original.Path, err = Library(folder, s.Soname)
+			}
+		}
+		if err == nil {
+			return base, nil
+		}
+		problems = append(problems, err)
+	}
+	return sourceBase{}, fmt.Errorf("no version of %s has a source: %w", s.Package, errors.Join(problems...))
+}
+
+func (s LibrarySource) rebuilt(ctx context.Context, change string) (LibraryBuild, error) {
+	base, err := s.base(ctx)
+	if err != nil {
+		return LibraryBuild{}, err
+	}
+	cache, err := cacheFolder()
+	if err != nil {
+		return LibraryBuild{}, err
+	}
+	compiler, err := output(ctx, "", "gcc", "--version")
+	if err != nil {
+		return LibraryBuild{}, err
+	}
+	h := sha256.New()
+	fmt.Fprintf(h, "%q %q %q %q", compiler, base.version, s.script, change)
+	name := strings.TrimSuffix(s.Soname, filepath.Ext(s.Soname))
+	folder := filepath.Join(cache, "rebuilt-"+name+"-"+hex.EncodeToString(h.Sum(nil)[:12]))
+	built := LibraryBuild{Soname: s.Soname, Version: base.version + "+rebuilt" + change, Path: filepath.Join(folder, s.Soname)}
+	if _, err := os.Stat(built.Path); err == nil {
+		return built, nil
+	}
+	work, err := os.MkdirTemp(cache, ".building-")
+	if err != nil {
+		return LibraryBuild{}, err
+	}
+	defer os.RemoveAll(work)
+	if err := s.build(ctx, base.source, work, change); err != nil {
+		return LibraryBuild{}, err
+	}
+	if err := os.Rename(filepath.Join(work, "done"), folder); err != nil {
+		if _, statErr := os.Stat(built.Path); statErr != nil {
+			return LibraryBuild{}, err
+		} // otherwise another process was faster
+	}
+	return built, nil
+}
+
+// build makes work/done with the stripped library.
+func (s LibrarySource) build(ctx context.Context, source, work, change string) error {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
+	defer cancel()
+	tree := filepath.Join(work, "tree")
+	if _, err := output(ctx, "", "cp", "-a", source, tree); err != nil {
+		return err
+	}
+	cmd := exec.CommandContext(ctx, "sh", "-euc", s.script)
+	cmd.Dir = tree
+	cmd.Env = append(os.Environ(), "LC_ALL=C", "CHANGE="+change)
+	for _, name := range []string{"CFLAGS", "CPPFLAGS", "LDFLAGS"} {
+		flags, err := output(ctx, tree, "dpkg-buildflags", "--get", name)
+		if err != nil {
+			return err
+		}
+		cmd.Env = append(cmd.Env, name+"="+strings.TrimSpace(flags))
+	}
+	var printed bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &printed, &printed
+	if err := cmd.Run(); err != nil {
+		text := printed.Bytes()
+		return fmt.Errorf("%w\n%s", cmp.Or(ctx.Err(), err), text[max(0, len(text)-lastOutputLimit):])
+	}
+	done := filepath.Join(work, "done")
+	if err := os.Mkdir(done, 0o755); err != nil {
+		return err
+	}
+	// As dh_strip does with libraries.
+	library := filepath.Join(done, s.Soname)
+	if _, err := output(ctx, tree, "strip", "--remove-section=.comment", "--remove-section=.note", "--strip-unneeded",
+		"-o", library, "built.so"); err != nil {
+		return err
+	}
+	if name, err := soName(library); err != nil || name != s.Soname {
+		return errors.Join(fmt.Errorf("the library calls itself %q", name), err)
+	}
+	return nil
+}
