@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"compress/gzip"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -22,9 +23,19 @@ import (
 // A server that closes a kept connection without having said so fails the
 // request: the programs under test are set up not to.
 func StartHTTPLoad(ctx context.Context, addr string, files []File, o LoadOptions) *Load {
+	return startHTTPLoad(ctx, addr, files, nil, o)
+}
+
+// startHTTPLoad is [StartHTTPLoad], by TLS where secure is set. Every other
+// client then speaks TLS 1.2, the others the newest version.
+func startHTTPLoad(ctx context.Context, addr string, files []File, secure *tls.Config, o LoadOptions) *Load {
 	keep := o.withDefaults().Conns
 	return startLoad(ctx, o, func(client int) asker {
-		c := &httpClient{addr: addr, files: files, keep: client < keep}
+		c := &httpClient{addr: addr, files: files, keep: client < keep, secure: secure}
+		if secure != nil && client%2 == 1 {
+			c.secure = secure.Clone()
+			c.secure.MaxVersion = tls.VersionTLS12
+		}
 		for _, f := range files {
 			weight := max(1<<20/max(len(f.Content), 1), 1)
 			c.weights = append(c.weights, weight)
@@ -43,6 +54,7 @@ type httpClient struct {
 	weights   []int
 	weightSum int
 	keep      bool
+	secure    *tls.Config // nil: plain
 
 	conn    net.Conn
 	in      *bufio.Reader
@@ -71,11 +83,11 @@ func (c *httpClient) pick(random *rand.Rand) *File {
 	return &c.files[len(c.files)-1]
 }
 
-func (c *httpClient) ask(random *rand.Rand, deadline time.Time) (int, error) {
+func (c *httpClient) ask(random *rand.Rand, deadline time.Time) (answer, error) {
 	if c.conn == nil {
-		conn, err := net.DialTimeout("tcp", c.addr, time.Until(deadline))
+		conn, err := c.dial(deadline)
 		if err != nil {
-			return 0, fmt.Errorf("connect: %w", err)
+			return answer{}, fmt.Errorf("connect: %w", err)
 		}
 		c.conn = conn
 		if c.in == nil {
@@ -84,7 +96,7 @@ func (c *httpClient) ask(random *rand.Rand, deadline time.Time) (int, error) {
 		c.in.Reset(conn)
 	}
 	if err := c.conn.SetDeadline(deadline); err != nil {
-		return 0, fmt.Errorf("set deadline: %w", err)
+		return answer{}, fmt.Errorf("set deadline: %w", err)
 	}
 	file := c.pick(random)
 	c.request = append(append(append(c.request[:0], "GET "...), file.Path...), " HTTP/1.1\r\nHost: vos\r\nAccept-Encoding: gzip\r\n"...)
@@ -93,22 +105,44 @@ func (c *httpClient) ask(random *rand.Rand, deadline time.Time) (int, error) {
 	}
 	c.request = append(c.request, "\r\n"...)
 	if _, err := c.conn.Write(c.request); err != nil {
-		return 0, fmt.Errorf("GET %s: send: %w", file.Path, err)
+		return answer{}, fmt.Errorf("GET %s: send: %w", file.Path, err)
 	}
 	head, err := c.readHead()
 	if err != nil {
-		return 0, fmt.Errorf("GET %s: %w", file.Path, err)
+		return answer{}, fmt.Errorf("GET %s: %w", file.Path, err)
 	}
 	if head.status != 200 {
-		return 0, fmt.Errorf("GET %s: status %d: %w", file.Path, head.status, errWrong)
+		return answer{}, fmt.Errorf("GET %s: status %d: %w", file.Path, head.status, errWrong)
 	}
 	if err := c.readBody(head, file.Content); err != nil {
-		return 0, fmt.Errorf("GET %s: %w", file.Path, err)
+		return answer{}, fmt.Errorf("GET %s: %w", file.Path, err)
 	}
 	if head.close {
 		c.disconnect()
 	}
-	return len(file.Content), nil
+	got := answer{bytes: len(file.Content), marked: head.gzip}
+	if head.gzip {
+		got.mark = c.unzip.OS
+	}
+	return got, nil
+}
+
+// dial connects, and shakes hands where TLS is spoken.
+func (c *httpClient) dial(deadline time.Time) (net.Conn, error) {
+	conn, err := net.DialTimeout("tcp", c.addr, time.Until(deadline))
+	if err != nil || c.secure == nil {
+		return conn, err
+	}
+	secure := tls.Client(conn, c.secure)
+	if err := conn.SetDeadline(deadline); err != nil {
+		conn.Close()
+		return nil, err
+	}
+	if err := secure.Handshake(); err != nil {
+		conn.Close()
+		return nil, fmt.Errorf("shake hands: %w", err)
+	}
+	return secure, nil
 }
 
 // An httpHead is what matters of an answer's head.

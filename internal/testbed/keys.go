@@ -59,23 +59,25 @@ func (c *keyClient) disconnect() {
 	}
 }
 
-func (c *keyClient) ask(random *rand.Rand, deadline time.Time) (int, error) {
+func (c *keyClient) ask(random *rand.Rand, deadline time.Time) (answer, error) {
 	if c.conn == nil {
 		conn, err := net.DialTimeout("tcp", c.addr, time.Until(deadline))
 		if err != nil {
-			return 0, fmt.Errorf("connect: %w", err)
+			return answer{}, fmt.Errorf("connect: %w", err)
 		}
 		c.conn, c.in = conn, bufio.NewReaderSize(conn, 16<<10)
 	}
 	if err := c.conn.SetDeadline(deadline); err != nil {
-		return 0, fmt.Errorf("set deadline: %w", err)
+		return answer{}, fmt.Errorf("set deadline: %w", err)
 	}
 	i := random.IntN(keysPerClient)
 	c.key = fmt.Appendf(c.key[:0], "%s:%d", c.name, i)
 	if c.written[i] == 0 || c.doubt[i] || random.IntN(2) == 0 {
-		return c.write(i)
+		n, err := c.write(i)
+		return answer{bytes: n}, err
 	}
-	return c.read(i)
+	n, err := c.read(i)
+	return answer{bytes: n}, err
 }
 
 func (c *keyClient) write(i int) (int, error) {

@@ -42,19 +42,23 @@ func (o LoadOptions) withDefaults() LoadOptions {
 
 // Totals are what a load has seen.
 type Totals struct {
-	Served      int64         `json:"served"`      // right answers
-	Failed      int64         `json:"failed"`      // requests without a right answer
-	Wrong       int64         `json:"wrong"`       // of the failed ones, those with a wrong answer
-	Connections int64         `json:"connections"` // made
-	Reconnects  int64         `json:"reconnects"`  // made by clients that should have kept theirs
-	Bytes       int64         `json:"bytes"`       // of verified content
-	Errors      []string      `json:"errors"`      // the first few
-	P50         time.Duration `json:"p50_ns"`      // of the time from request to verified answer
-	P99         time.Duration `json:"p99_ns"`
-	P999        time.Duration `json:"p999_ns"`
-	Max         time.Duration `json:"max_ns"`
-	WorstGap    time.Duration `json:"worst_gap_ns"` // longest time in which no client got an answer
-	Elapsed     time.Duration `json:"elapsed_ns"`
+	Served      int64    `json:"served"`      // right answers
+	Failed      int64    `json:"failed"`      // requests without a right answer
+	Wrong       int64    `json:"wrong"`       // of the failed ones, those with a wrong answer
+	Connections int64    `json:"connections"` // made
+	Reconnects  int64    `json:"reconnects"`  // made by clients that should have kept theirs
+	Bytes       int64    `json:"bytes"`       // of verified content
+	Errors      []string `json:"errors"`      // the first few
+	// Marks counts right answers by what they show of the build that made them:
+	// those that nginx compressed, by the byte for the operating system in the
+	// gzip header (see Zlib).
+	Marks    map[byte]int64 `json:"marks,omitempty"`
+	P50      time.Duration  `json:"p50_ns"` // of the time from request to verified answer
+	P99      time.Duration  `json:"p99_ns"`
+	P999     time.Duration  `json:"p999_ns"`
+	Max      time.Duration  `json:"max_ns"`
+	WorstGap time.Duration  `json:"worst_gap_ns"` // longest time in which no client got an answer
+	Elapsed  time.Duration  `json:"elapsed_ns"`
 }
 
 // String is one line for people.
@@ -70,10 +74,17 @@ func (t Totals) String() string {
 // errWrong marks an answer that came and was not what it should have been.
 var errWrong = errors.New("wrong answer")
 
+// An answer is what is known of one that was right.
+type answer struct {
+	bytes  int  // of verified content
+	marked bool // it shows which build of a library made it
+	mark   byte
+}
+
 // An asker is one client. It is used by one goroutine.
 type asker interface {
 	// ask connects if need be, makes one request and verifies the answer.
-	ask(random *rand.Rand, deadline time.Time) (bytes int, err error)
+	ask(random *rand.Rand, deadline time.Time) (answer, error)
 	// connected tells whether the connection stands.
 	connected() bool
 	// disconnect gives the connection up; the next ask makes a new one.
@@ -106,6 +117,7 @@ type tally struct {
 	again     int64
 	bytes     int64
 	errors    []string
+	marks     map[byte]int64
 	latency   histogram
 }
 
@@ -160,9 +172,9 @@ func (l *Load) run(number int, a asker, t *tally, all int, fresh bool) {
 			t.mu.Unlock()
 		}
 		asked := time.Now()
-		n, err := a.ask(random, asked.Add(l.options.Timeout))
+		got, err := a.ask(random, asked.Add(l.options.Timeout))
 		answered := time.Now()
-		t.note(n, err, answered.Sub(asked), time.Since(l.began))
+		t.note(got, err, answered.Sub(asked), time.Since(l.began))
 		switch {
 		case err != nil:
 			a.disconnect()
@@ -181,12 +193,18 @@ func (l *Load) run(number int, a asker, t *tally, all int, fresh bool) {
 	}
 }
 
-func (t *tally) note(n int, err error, took, since time.Duration) {
+func (t *tally) note(got answer, err error, took, since time.Duration) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if err == nil {
 		t.served++
-		t.bytes += int64(n)
+		t.bytes += int64(got.bytes)
+		if got.marked {
+			if t.marks == nil {
+				t.marks = make(map[byte]int64)
+			}
+			t.marks[got.mark]++
+		}
 		t.latency.add(took)
 		return
 	}
@@ -235,6 +253,12 @@ func (l *Load) Totals() Totals {
 		t.Reconnects += c.again
 		t.Bytes += c.bytes
 		t.Errors = append(t.Errors, c.errors...)
+		for mark, n := range c.marks {
+			if t.Marks == nil {
+				t.Marks = make(map[byte]int64)
+			}
+			t.Marks[mark] += n
+		}
 		latency.merge(&c.latency)
 		c.mu.Unlock()
 	}

@@ -2,6 +2,8 @@ package testbed
 
 import (
 	"context"
+	"crypto/sha256"
+	"crypto/tls"
 	"fmt"
 	"net"
 	"os"
@@ -20,6 +22,8 @@ type NginxOptions struct {
 	Env       []string // added to the environment, as LD_LIBRARY_PATH
 	Main      string   // lines for the top of nginx.conf
 	HTTP      string   // lines for its http block
+	TLS       bool     // only TLS is spoken, 1.2 and 1.3
+	Regex     bool     // answers are put together from what regular expressions find
 }
 
 // An Nginx is a running nginx: a master and its workers, gzip on, serving
@@ -28,6 +32,7 @@ type Nginx struct {
 	*server
 	workers int
 	files   []File
+	secure  *tls.Config // nil: plain
 }
 
 // StartNginx starts nginx in a temporary folder and waits until all workers are
@@ -47,9 +52,19 @@ func StartNginx(ctx context.Context, o NginxOptions) (*Nginx, error) {
 		}
 	}
 	n := &Nginx{workers: o.Workers, files: textFiles()}
+	if o.Regex {
+		n.files = regexFiles()
+	}
 	var err error
+	var identity *identity
+	if o.TLS {
+		if identity, err = newIdentity(); err != nil {
+			return nil, fmt.Errorf("start nginx: %w", err)
+		}
+		n.secure = identity.client
+	}
 	n.server, err = startServer(ctx, "nginx", o.Env, func(folder string, port int) ([]string, error) {
-		return []string{o.Binary, "-p", folder, "-e", "error.log", "-c", "nginx.conf"}, n.write(folder, port, o)
+		return []string{o.Binary, "-p", folder, "-e", "error.log", "-c", "nginx.conf"}, n.write(folder, port, o, identity)
 	}, n.ready)
 	if err != nil {
 		return nil, err
@@ -73,15 +88,29 @@ func RunNginx(tb TB, o NginxOptions) *Nginx {
 }
 
 // write puts the configuration and the content into folder.
-func (n *Nginx) write(folder string, port int, o NginxOptions) error {
+func (n *Nginx) write(folder string, port int, o NginxOptions, identity *identity) error {
 	root := filepath.Join(folder, "content")
 	if err := os.Mkdir(root, 0o755); err != nil {
 		return err
 	}
 	for _, f := range n.files {
+		if o.Regex {
+			break // they are put together on demand
+		}
 		if err := os.WriteFile(filepath.Join(root, f.Path), f.Content, 0o644); err != nil {
 			return err
 		}
+	}
+	listen, locations := "", ""
+	if identity != nil {
+		if err := identity.write(folder); err != nil {
+			return err
+		}
+		listen = " ssl"
+		locations += "ssl_certificate certificate.pem;\nssl_certificate_key key.pem;\nssl_protocols TLSv1.2 TLSv1.3;\n"
+	}
+	if o.Regex {
+		locations += regexLocations
 	}
 	var c strings.Builder
 	fmt.Fprintf(&c, "daemon off;\nworker_processes %d;\npid nginx.pid;\nerror_log error.log notice;\n", o.Workers)
@@ -111,11 +140,11 @@ keepalive_requests 1000000000;
 keepalive_time 24h;
 %s
 server {
-  listen 127.0.0.1:%d backlog=511;
+  listen 127.0.0.1:%d%s backlog=511;
   root content;
+%s}
 }
-}
-`, o.GzipLevel, o.HTTP, port)
+`, o.GzipLevel, o.HTTP, port, listen, locations)
 	return os.WriteFile(filepath.Join(folder, "nginx.conf"), []byte(c.String()), 0o644)
 }
 
@@ -123,7 +152,7 @@ func (n *Nginx) ready(ctx context.Context, s *server) error {
 	if found := len(Children(s.child.pid())); found != n.workers {
 		return fmt.Errorf("%d workers of %d", found, n.workers)
 	}
-	c := &httpClient{addr: s.addr, files: n.files[:1], weights: []int{1}, weightSum: 1}
+	c := &httpClient{addr: s.addr, files: n.files[:1], weights: []int{1}, weightSum: 1, secure: n.secure}
 	defer c.disconnect()
 	deadline, ok := ctx.Deadline()
 	if !ok {
@@ -131,6 +160,35 @@ func (n *Nginx) ready(ctx context.Context, s *server) error {
 	}
 	_, err := c.ask(newRandom(), deadline)
 	return err
+}
+
+// regexLocations answer with parts of the path, in another order.
+const regexLocations = `location ~ "^/turn/(?<word>[a-z]{3,12})-(\d+)/(?:x|y{2,4}|(?!z)[a-w]+)/(?<tail>.*?[^/]+)\.txt$" {
+  return 200 "$2 $word $tail|$tail|$word\n";
+}
+location ~* "^/(?<a>(?:[a-z]+\d)+)/(?<b>\p{L}+|[0-9a-f]{2,})$" {
+  return 200 "$b.$a\n";
+}
+`
+
+// regexFiles are answers of regexLocations.
+func regexFiles() []File {
+	var all []File
+	add := func(path, text string) {
+		all = append(all, File{Path: path, Content: []byte(text), SHA256: sha256.Sum256([]byte(text))})
+	}
+	for i, word := range words[:] {
+		if len(word) >= 3 {
+			tail := strings.Repeat(word+"/", i) + "end"
+			for _, middle := range []string{"x", "yyy", "abc"} {
+				add(fmt.Sprintf("/turn/%s-%d/%s/%s.txt", word, i*i, middle, tail), fmt.Sprintf("%d %s %s|%s|%s\n", i*i, word, tail, tail, word))
+			}
+		}
+		chain := strings.Repeat(word+"7", i+1)
+		add("/"+chain+"/"+word, word+"."+chain+"\n")
+		add(fmt.Sprintf("/%s/%x", chain, 1000+i), fmt.Sprintf("%x.%s\n", 1000+i, chain))
+	}
+	return all
 }
 
 // Files are what it serves.
@@ -147,7 +205,7 @@ func (n *Nginx) Pids() []int { return append([]int{n.Master()}, n.Workers()...) 
 
 // Load starts a verified load on it.
 func (n *Nginx) Load(ctx context.Context, o LoadOptions) *Load {
-	return StartHTTPLoad(ctx, n.addr, n.files, o)
+	return startHTTPLoad(ctx, n.addr, n.files, n.secure, o)
 }
 
 // Crashes returns the lines of the log which say that a worker died. The master

@@ -7,7 +7,7 @@ import (
 )
 
 // checkServed runs a load for a second and wants every answer right.
-func checkServed(t *testing.T, l *Load) {
+func checkServed(t *testing.T, l *Load) Totals {
 	t.Helper()
 	time.Sleep(time.Second)
 	total := l.Stop()
@@ -15,6 +15,7 @@ func checkServed(t *testing.T, l *Load) {
 	if total.Failed != 0 || total.Served < 50 || total.Reconnects != 0 {
 		t.Errorf("%d served, %d failed, %d reconnects: %v", total.Served, total.Failed, total.Reconnects, total.Errors)
 	}
+	return total
 }
 
 func TestNginxServesAndLeavesNothing(t *testing.T) {
