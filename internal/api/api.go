@@ -26,6 +26,11 @@ type Executive interface {
 	Verify(ctx context.Context, r VerifyRequest, emit func(Verification) error) error
 	// Refresh emits one Operation a process and module.
 	Refresh(ctx context.Context, r RefreshRequest, emit func(Operation) error) error
+	// Replace emits one Operation a process and module: all processes of the
+	// target's program are done, or none.
+	Replace(ctx context.Context, r ReplaceRequest, emit func(Operation) error) error
+	// Rollback emits one Operation a process and module, likewise.
+	Rollback(ctx context.Context, r RollbackRequest, emit func(Operation) error) error
 	// Outdated emits one Currency a process, also of those that are up to date.
 	Outdated(ctx context.Context, r OutdatedRequest, emit func(Currency) error) error
 }
@@ -100,7 +105,8 @@ type Module struct {
 	File           string    `json:"file"`             // same, replaced, deleted, …
 	Outdated       bool      `json:"outdated"`
 	Corrupt        bool      `json:"corrupt"`
-	Generation     int       `json:"generation"` // 0 is the one that the program loaded
+	Generation     int       `json:"generation"` // that calls reach; 0 is the one that the program loaded
+	Staged         bool      `json:"staged"`     // a build that vOS mapped; Generation is its number
 	Refreshable    bool      `json:"refreshable"`
 	Refusals       []Refusal `json:"refusals"`
 }
@@ -156,34 +162,58 @@ type RefreshRequest struct {
 	Steps  bool // tell the plan of each operation in its Steps
 }
 
+// ReplaceRequest asks to let another build of modules take over.
+type ReplaceRequest struct {
+	Target   Target
+	With     string // the other build's file; "" is what is at the module's path now
+	Debug    string // its debug file, or "": structures are then compared by it
+	OldDebug string // the running build's debug file, or ""
+	Outdated bool   // all modules of the target whose file was replaced on disk
+	Partial  bool   // where a process refuses, do the others
+	DryRun   bool
+	Steps    bool // tell the plan of each operation in its Steps
+}
+
+// RollbackRequest asks to let the generation before take over again.
+type RollbackRequest struct {
+	Target  Target
+	Partial bool
+	DryRun  bool
+	Steps   bool
+}
+
 // An Outcome is how an operation on one module ended.
 type Outcome string
 
 // The outcomes of operations on modules.
 const (
-	Refreshed Outcome = "refreshed"
-	Clean     Outcome = "clean"   // there was nothing to do
-	Planned   Outcome = "planned" // --dry-run
-	Refused   Outcome = "refused"
-	Failed    Outcome = "failed"
+	Refreshed  Outcome = "refreshed"
+	Replaced   Outcome = "replaced"
+	RolledBack Outcome = "rolled_back"
+	Clean      Outcome = "clean"   // there was nothing to do
+	Planned    Outcome = "planned" // --dry-run
+	Refused    Outcome = "refused"
+	Failed     Outcome = "failed"
 )
 
 // An Operation is what was done to one module of one process.
 type Operation struct {
-	PID      int       `json:"pid"`
-	Program  string    `json:"program"`
-	Module   string    `json:"module"`
-	Path     string    `json:"path"`
-	Outcome  Outcome   `json:"outcome"`
-	PauseUS  int64     `json:"pause_us"`  // all threads stopped, first stop to last resume
-	BorrowUS int64     `json:"borrow_us"` // one thread borrowed, the others running
-	TotalUS  int64     `json:"total_us"`
-	From     string    `json:"from"` // build-id before
-	To       string    `json:"to"`   // and after
-	Pages    int       `json:"pages"`
-	Words    int       `json:"words"`
-	Steps    []string  `json:"steps,omitempty"` // the plan, with --dry-run or -v
-	Residual []string  `json:"residual"`        // what still differs, and why
-	Refusals []Refusal `json:"refusals"`
-	Error    string    `json:"error,omitempty"`
+	PID        int       `json:"pid"`
+	Program    string    `json:"program"`
+	Module     string    `json:"module"`
+	Path       string    `json:"path"`
+	Outcome    Outcome   `json:"outcome"`
+	PauseUS    int64     `json:"pause_us"`  // all threads stopped, first stop to last resume
+	BorrowUS   int64     `json:"borrow_us"` // one thread borrowed, the others running
+	TotalUS    int64     `json:"total_us"`
+	From       string    `json:"from"` // build-id before
+	To         string    `json:"to"`   // and after
+	Pages      int       `json:"pages"`
+	Words      int       `json:"words"`
+	Functions  int       `json:"functions"`       // redirected, of a replacement
+	Generation int       `json:"generation"`      // that runs afterwards, 0 is what the program loaded
+	Steps      []string  `json:"steps,omitempty"` // the plan, with --dry-run or -v
+	Residual   []string  `json:"residual"`        // what still differs, and why
+	Refusals   []Refusal `json:"refusals"`
+	Error      string    `json:"error,omitempty"`
 }
