@@ -11,6 +11,7 @@ type File struct {
 	Path    string // as in a request: "/64k.txt"
 	Content []byte
 	SHA256  [sha256.Size]byte
+	Other   []byte // an answer that is as right, and of another length; nil if there is none
 }
 
 var words = [...]string{"the", "program", "module", "runs", "and", "is", "refreshed", "while", "it", "serves",

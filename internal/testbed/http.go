@@ -99,7 +99,10 @@ func (c *httpClient) ask(random *rand.Rand, deadline time.Time) (answer, error) 
 		return answer{}, fmt.Errorf("set deadline: %w", err)
 	}
 	file := c.pick(random)
-	c.request = append(append(append(c.request[:0], "GET "...), file.Path...), " HTTP/1.1\r\nHost: vos\r\nAccept-Encoding: gzip\r\n"...)
+	c.request = append(append(append(c.request[:0], "GET "...), file.Path...), " HTTP/1.1\r\nHost: vos\r\n"...)
+	if file.Other == nil {
+		c.request = append(c.request, "Accept-Encoding: gzip\r\n"...)
+	}
 	if !c.keep {
 		c.request = append(c.request, "Connection: close\r\n"...)
 	}
@@ -114,15 +117,24 @@ func (c *httpClient) ask(random *rand.Rand, deadline time.Time) (answer, error) 
 	if head.status != 200 {
 		return answer{}, fmt.Errorf("GET %s: status %d: %w", file.Path, head.status, errWrong)
 	}
-	if err := c.readBody(head, file.Content); err != nil {
+	want := file.Content
+	if file.Other != nil && head.length == int64(len(file.Other)) {
+		want = file.Other
+	}
+	if err := c.readBody(head, want); err != nil {
 		return answer{}, fmt.Errorf("GET %s: %w", file.Path, err)
 	}
 	if head.close {
 		c.disconnect()
 	}
-	got := answer{bytes: len(file.Content), marked: head.gzip}
-	if head.gzip {
-		got.mark = c.unzip.OS
+	got := answer{bytes: len(want)}
+	switch {
+	case file.Other != nil && bytes.Equal(want, file.Other):
+		got.mark = "other"
+	case file.Other != nil:
+		got.mark = "usual"
+	case head.gzip:
+		got.mark = "gzip " + strconv.Itoa(int(c.unzip.OS))
 	}
 	return got, nil
 }

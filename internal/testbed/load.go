@@ -52,13 +52,13 @@ type Totals struct {
 	// Marks counts right answers by what they show of the build that made them:
 	// those that nginx compressed, by the byte for the operating system in the
 	// gzip header (see Zlib).
-	Marks    map[byte]int64 `json:"marks,omitempty"`
-	P50      time.Duration  `json:"p50_ns"` // of the time from request to verified answer
-	P99      time.Duration  `json:"p99_ns"`
-	P999     time.Duration  `json:"p999_ns"`
-	Max      time.Duration  `json:"max_ns"`
-	WorstGap time.Duration  `json:"worst_gap_ns"` // longest time in which no client got an answer
-	Elapsed  time.Duration  `json:"elapsed_ns"`
+	Marks    map[string]int64 `json:"marks,omitempty"`
+	P50      time.Duration    `json:"p50_ns"` // of the time from request to verified answer
+	P99      time.Duration    `json:"p99_ns"`
+	P999     time.Duration    `json:"p999_ns"`
+	Max      time.Duration    `json:"max_ns"`
+	WorstGap time.Duration    `json:"worst_gap_ns"` // longest time in which no client got an answer
+	Elapsed  time.Duration    `json:"elapsed_ns"`
 }
 
 // String is one line for people.
@@ -76,9 +76,8 @@ var errWrong = errors.New("wrong answer")
 
 // An answer is what is known of one that was right.
 type answer struct {
-	bytes  int  // of verified content
-	marked bool // it shows which build of a library made it
-	mark   byte
+	bytes int    // of verified content
+	mark  string // what it shows of the build of the library that made it; "" if nothing
 }
 
 // An asker is one client. It is used by one goroutine.
@@ -117,7 +116,7 @@ type tally struct {
 	again     int64
 	bytes     int64
 	errors    []string
-	marks     map[byte]int64
+	marks     map[string]int64
 	latency   histogram
 }
 
@@ -199,9 +198,9 @@ func (t *tally) note(got answer, err error, took, since time.Duration) {
 	if err == nil {
 		t.served++
 		t.bytes += int64(got.bytes)
-		if got.marked {
+		if got.mark != "" {
 			if t.marks == nil {
-				t.marks = make(map[byte]int64)
+				t.marks = make(map[string]int64)
 			}
 			t.marks[got.mark]++
 		}
@@ -255,7 +254,7 @@ func (l *Load) Totals() Totals {
 		t.Errors = append(t.Errors, c.errors...)
 		for mark, n := range c.marks {
 			if t.Marks == nil {
-				t.Marks = make(map[byte]int64)
+				t.Marks = make(map[string]int64)
 			}
 			t.Marks[mark] += n
 		}

@@ -1,11 +1,16 @@
 package testbed
 
 import (
+	"bufio"
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
+	"net"
 	"os"
 	"strconv"
+	"strings"
+	"time"
 )
 
 // MemcachedOptions changes how memcached runs. The zero value is the usual one.
@@ -63,6 +68,28 @@ func (m *Memcached) Pid() int { return m.child.pid() }
 // Load starts a verified load of writes and reads on it.
 func (m *Memcached) Load(ctx context.Context, o LoadOptions) *Load {
 	return startKeyLoad(ctx, m.addr, memcachedDialect{}, o)
+}
+
+// LibeventVersion returns what memcached, asked over a connection of its own,
+// says of the libevent that it runs with: the library tells it then.
+func (m *Memcached) LibeventVersion() (string, error) {
+	c, err := net.DialTimeout("tcp", m.addr, 10*time.Second)
+	if err != nil {
+		return "", fmt.Errorf("ask memcached: %w", err)
+	}
+	defer c.Close()
+	if err := c.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
+		return "", fmt.Errorf("ask memcached: %w", err)
+	}
+	if _, err := c.Write([]byte("stats\r\n")); err != nil {
+		return "", fmt.Errorf("ask memcached: %w", err)
+	}
+	for scan := bufio.NewScanner(c); scan.Scan() && scan.Text() != "END"; {
+		if version, ok := strings.CutPrefix(scan.Text(), "STAT libevent "); ok {
+			return version, nil
+		}
+	}
+	return "", errors.New("ask memcached: it does not tell its libevent")
 }
 
 // Stop ends memcached and removes its folder.

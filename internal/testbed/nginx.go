@@ -169,6 +169,12 @@ const regexLocations = `location ~ "^/turn/(?<word>[a-z]{3,12})-(\d+)/(?:x|y{2,4
 location ~* "^/(?<a>(?:[a-z]+\d)+)/(?<b>\p{L}+|[0-9a-f]{2,})$" {
   return 200 "$b.$a\n";
 }
+location ~ "^/digit/\d$" {
+  return 200 "a digit\n";
+}
+location /digit/ {
+  return 200 "no digit\n";
+}
 `
 
 // regexFiles are answers of regexLocations.
@@ -188,6 +194,9 @@ func regexFiles() []File {
 		add("/"+chain+"/"+word, word+"."+chain+"\n")
 		add(fmt.Sprintf("/%s/%x", chain, 1000+i), fmt.Sprintf("%x.%s\n", 1000+i, chain))
 	}
+	add("/digit/7", "a digit\n")
+	add("/digit/!", "no digit\n")
+	all[len(all)-1].Other = []byte("a digit\n") // see Pcre2
 	return all
 }
 
