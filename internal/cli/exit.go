@@ -112,6 +112,18 @@ type tally struct {
 	pending bool // corruption was found, or a plan has work
 }
 
+// troubles is the end of a summary: how many were refused, and how many failed.
+func (t tally) troubles() string {
+	var s string
+	if t.refused > 0 {
+		s += fmt.Sprintf("; %d refused", t.refused)
+	}
+	if t.failed > 0 {
+		s += fmt.Sprintf("; %d failed", t.failed)
+	}
+	return s
+}
+
 // settle turns a command's tally and the executive's error into what it exits
 // with. What is known for certain to differ (10) goes before what could not be
 // looked at (3). Where nothing went well the code is that of the failures, if

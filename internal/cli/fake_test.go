@@ -55,6 +55,14 @@ func (f fake) Refresh(ctx context.Context, r api.RefreshRequest, emit func(api.O
 	return play(ctx, f, r, f.operations, emit)
 }
 
+func (f fake) Replace(ctx context.Context, r api.ReplaceRequest, emit func(api.Operation) error) error {
+	return play(ctx, f, r, takenOver(f.operations, api.Replaced), emit)
+}
+
+func (f fake) Rollback(ctx context.Context, r api.RollbackRequest, emit func(api.Operation) error) error {
+	return play(ctx, f, r, takenOver(f.operations, api.RolledBack), emit)
+}
+
 func (f fake) Outdated(ctx context.Context, r api.OutdatedRequest, emit func(api.Currency) error) error {
 	return play(ctx, f, r, f.currencies, emit)
 }
@@ -120,6 +128,32 @@ func operation(pid int, module string, outcome api.Outcome) api.Operation {
 		op.Error = "stop thread 813: timed out"
 	}
 	return op
+}
+
+// takenOver is what operations would have been if they were to let another
+// build take over.
+func takenOver(operations []api.Operation, done api.Outcome) []api.Operation {
+	from, to, generation := "c0ffee00c0ffee00c0ffee00c0ffee00c0ffee00", "decade00decade00decade00decade00decade00", 1
+	if done == api.RolledBack {
+		from, to, generation = to, from, 0
+	}
+	var all []api.Operation
+	for _, op := range operations {
+		op.From, op.To, op.Pages, op.Words = from, to, 0, 0
+		switch op.Outcome {
+		case api.Refreshed:
+			op.Outcome, op.Functions, op.Generation, op.PauseUS, op.BorrowUS, op.TotalUS = done, 12, generation, 640, 1200, 48_000
+		case api.Planned:
+			op.Functions, op.Generation = 12, generation
+			op.Steps = []string{"map libz.so.1 (decade00) at 0x7e0000000000", "lead 12 functions to it"}
+		case api.Clean:
+			op.From, op.Generation = to, generation
+		case api.Refused:
+			op.To = ""
+		}
+		all = append(all, op)
+	}
+	return all
 }
 
 // upgraded is libssl3 of a process after an upgrade.
@@ -195,6 +229,11 @@ var fakes = map[string]fake{
 			}}},
 		},
 	},
+	"replaced": {modules: []api.Module{
+		{PID: 812, Program: "nginx", Module: "nginx", Path: "/usr/sbin/nginx", BuildID: "0123456789abcdef0123456789abcdef01234567", Base: "0x555555554000", Kind: "executable", TextBytes: 901_120, DataBytes: 151_552, MappedBytes: 1_310_720, File: api.FileSame, Refreshable: true},
+		{PID: 812, Program: "nginx", Module: "libz.so.1", Path: "/usr/lib/libz.so.1", BuildID: "c0ffee00c0ffee00c0ffee00c0ffee00c0ffee00", Base: "0x7f0000000000", Kind: "library", TextBytes: 69_632, DataBytes: 4096, MappedBytes: 118_784, File: api.FileReplaced, Outdated: true, Generation: 1, Refreshable: true},
+		{PID: 812, Program: "nginx", Module: "libz.so.1", Path: "/usr/lib/libz.so.1", BuildID: "decade00decade00decade00decade00decade00", Base: "0x7e0000000000", Kind: "library", TextBytes: 69_632, DataBytes: 4096, MappedBytes: 118_784, File: api.FileSame, Generation: 1, Staged: true, Refreshable: true},
+	}},
 	"many-workers": {currencies: manyWorkers(7)},
 	"fleeting":     {currencies: []api.Currency{{PID: 900, Program: "java", Modules: 20, Outdated: []api.OutdatedModule{unpacked(900)}}}},
 	"unreachable":  {currencies: []api.Currency{{PID: 70, Program: "sandbox", Modules: 3, Unknown: []api.UncomparedModule{unreachable}}}},

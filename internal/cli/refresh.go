@@ -70,7 +70,7 @@ func (a *app) refreshModules(ctx context.Context, x api.Executive, r api.Refresh
 			return fmt.Sprintf("looked at %s in %s, %d refreshed …",
 				count(n.modules, "module"), count(len(n.seen), "process"), n.outcomes[api.Refreshed])
 		})
-		a.explain(op)
+		a.explain(op, "still differs")
 		switch {
 		case a.json:
 			op.Residual, op.Refusals = list(op.Residual), list(op.Refusals)
@@ -90,8 +90,8 @@ func (a *app) refreshModules(ctx context.Context, x api.Executive, r api.Refresh
 }
 
 // explain prints on standard error what a row can't hold: why a module was
-// refused or failed, and what still differs.
-func (a *app) explain(op api.Operation) {
+// refused or failed, and what is left, which residual says in a word.
+func (a *app) explain(op api.Operation, residual string) {
 	where := place(op.Module, op.PID)
 	for _, r := range op.Refusals {
 		a.stderr.refusal(where, r)
@@ -104,7 +104,7 @@ func (a *app) explain(op api.Operation) {
 		a.stderr.errorf("%s: %s", where, cause)
 	}
 	for _, left := range op.Residual {
-		a.stderr.notef("%s: still differs: %s", where, left)
+		a.stderr.notef("%s: %s: %s", where, residual, left)
 	}
 }
 
@@ -136,8 +136,7 @@ type refreshCount struct {
 	pages, words int          // of what was, or would be, refreshed
 	processes    map[int]bool // with a module refreshed or planned
 	seen         map[int]bool
-	pause        int64 // the worst, in microseconds
-	borrow       int64
+	cost         cost
 }
 
 func (n *refreshCount) add(op api.Operation) {
@@ -147,8 +146,7 @@ func (n *refreshCount) add(op api.Operation) {
 		n.seen = map[int]bool{}
 	}
 	n.seen[op.PID] = true
-	// Also a failure may have stopped the program for a while.
-	n.pause, n.borrow = max(n.pause, op.PauseUS), max(n.borrow, op.BorrowUS)
+	n.cost.add(op)
 	switch op.Outcome {
 	case api.Refreshed, api.Planned:
 		n.good++
@@ -177,34 +175,15 @@ func (n *refreshCount) summary() string {
 	case planned > 0:
 		s = fmt.Sprintf("would refresh %s %s; nothing was touched", count(planned, "module"), work)
 	case refreshed > 0:
-		s = fmt.Sprintf("refreshed %s %s; %s", count(refreshed, "module"), work, n.cost())
+		s = fmt.Sprintf("refreshed %s %s; %s", count(refreshed, "module"), work, n.cost)
 	default:
 		s = "nothing refreshed"
-		if n.pause > 0 || n.borrow > 0 {
-			s += "; " + n.cost()
+		if n.cost != (cost{}) {
+			s += "; " + n.cost.String()
 		}
 	}
 	if clean := n.outcomes[api.Clean]; clean > 0 {
 		s += fmt.Sprintf("; %d clean", clean)
 	}
-	if n.refused > 0 {
-		s += fmt.Sprintf("; %d refused", n.refused)
-	}
-	if n.failed > 0 {
-		s += fmt.Sprintf("; %d failed", n.failed)
-	}
-	return s
-}
-
-// cost says what the refresh cost the program.
-func (n *refreshCount) cost() string {
-	switch {
-	case n.pause > 0 && n.borrow > 0:
-		return fmt.Sprintf("all threads stopped for %s (worst), one borrowed for %s (worst)", pause(n.pause), pause(n.borrow))
-	case n.pause > 0:
-		return fmt.Sprintf("all threads stopped for %s (worst)", pause(n.pause))
-	case n.borrow > 0:
-		return fmt.Sprintf("nobody stopped, one thread borrowed for %s (worst)", pause(n.borrow))
-	}
-	return "nobody stopped"
+	return s + n.troubles()
 }

@@ -5,8 +5,9 @@
 // A command's way through the package:
 //
 //   - run.go builds the command tree and runs it; one file a command (ps.go,
-//     modules.go, outdated.go, verify.go, refresh.go, version.go, manual.go) holds its flags,
-//     its help and what it prints.
+//     modules.go, outdated.go, verify.go, refresh.go, replace.go, rollback.go,
+//     version.go, manual.go) holds its flags, its help and what it prints;
+//     takeover.go prints what replace and rollback share.
 //   - Results come from [api.Executive] through an emit function, one at a
 //     time. With --json each goes out at once as a line (json.go); otherwise
 //     they are gathered into a table (table.go) fit to the terminal (terminal.go).
@@ -117,7 +118,7 @@ func (a *app) root() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "vos",
 		Short: "Keep long-running programs young",
-		Long: `vos verifies and refreshes the modules (the executable and its shared
+		Long: `vos verifies, refreshes and replaces the modules (the executable and its shared
 libraries) of running, unmodified programs, in place: no restart, no lost
 connection, no preparation of the program.
 
@@ -129,7 +130,8 @@ matches. MODULE is a soname, a file name or a path.
 			exitNotPermitted, exitGone, exitRefused, exitPending, exitInterrupted),
 		Example: `  vos ps                       what runs, how old it is, what is corrupted
   vos verify nginx             compare nginx's running code with its files
-  vos refresh nginx:libz.so.1  heal one library of every nginx process`,
+  vos refresh nginx:libz.so.1  heal one library of every nginx process
+  vos replace nginx:libz.so.1  after an upgrade: its build on disk takes over`,
 		Version:       buildVersion().Version,
 		SilenceErrors: true,
 		SilenceUsage:  true,
@@ -160,7 +162,7 @@ matches. MODULE is a soname, a file name or a path.
 	flags.BoolVarP(&a.quiet, "quiet", "q", false, "no progress, notes or summary; errors are still printed")
 	flags.BoolVarP(&a.verbose, "verbose", "v", false, "more detail")
 
-	root.AddCommand(a.ps(), a.modules(), a.outdated(), a.verify(), a.refresh(), a.version(), a.manual())
+	root.AddCommand(a.ps(), a.modules(), a.outdated(), a.verify(), a.refresh(), a.replace(), a.rollback(), a.version(), a.manual())
 	root.SetHelpCommand(helpCommand())
 	root.InitDefaultHelpCmd()
 	root.InitDefaultCompletionCmd()

@@ -1,0 +1,173 @@
+package cli
+
+import (
+	"fmt"
+	"strconv"
+
+	"github.com/virtualizing-os/vos/internal/api"
+)
+
+// A takeover is the words of a command that lets another build take over.
+type takeover struct {
+	done    api.Outcome
+	verb    string // to do it
+	past    string // it was done
+	clean   string // why a module needs nothing
+	nothing string // there was no module to look at
+}
+
+var (
+	replacing = takeover{
+		done: api.Replaced, verb: "replace", past: "replaced",
+		clean: "that build runs already", nothing: "no module is outdated",
+	}
+	rollingBack = takeover{
+		done: api.RolledBack, verb: "roll back", past: "rolled back",
+		clean: "not replaced", nothing: "no module is replaced",
+	}
+)
+
+// takeOver carries out vos replace or vos rollback and prints what comes back.
+func (a *app) takeOver(words takeover, target api.Target, run func(emit func(api.Operation) error) error) error {
+	t := newTable(
+		column{title: "PID", right: true},
+		column{title: "PROGRAM", spare: 1},
+		column{title: "MODULE", elastic: true},
+		column{title: "OUTCOME"},
+		column{title: "FROM→TO", spare: 3},
+		column{title: "FUNCTIONS", right: true, spare: 2},
+		column{title: "STOPPED", right: true},
+		column{title: "BORROWED", right: true, spare: 4},
+		column{title: "TOTAL", right: true, spare: 5})
+	n := takeoverCount{words: words, outcomes: map[api.Outcome]int{}, processes: map[int]bool{}, seen: map[int]bool{}}
+	a.startProgress()
+	err := run(func(op api.Operation) error {
+		n.add(op)
+		a.stderr.report(func() string {
+			return fmt.Sprintf("looked at %s in %s, %d %s …",
+				count(n.modules, "module"), count(len(n.seen), "process"), n.outcomes[words.done], words.past)
+		})
+		a.explain(op, "stays in the old code")
+		switch {
+		case a.json:
+			op.Residual, op.Refusals = list(op.Residual), list(op.Refusals)
+			return a.printJSON(op)
+		case op.Outcome != api.Clean || a.verbose || target.Module != "":
+			a.addTakeover(t, op)
+		}
+		return nil
+	})
+	a.stderr.endProgress()
+	t.print(a.stdout)
+	nothing := n.modules == 0 && err == nil
+	err = a.settle(n.tally, err)
+	switch {
+	case n.modules > 0:
+		a.stderr.notef("%s", n.summary())
+	case nothing:
+		a.stderr.notef("nothing %s: %s", words.past, words.nothing)
+	}
+	return err
+}
+
+func (a *app) addTakeover(t *table, op api.Operation) {
+	styles := map[api.Outcome]style{
+		api.Replaced: good, api.RolledBack: good, api.Planned: bold, api.Refused: warn, api.Failed: bad,
+	}
+	functions := "-"
+	if op.Functions > 0 {
+		functions = strconv.Itoa(op.Functions)
+	}
+	t.add(
+		text(strconv.Itoa(op.PID)),
+		text(quoted(op.Program)),
+		text(quoted(op.Module)),
+		cell{quoted(string(op.Outcome)), styles[op.Outcome]},
+		text(fromTo(op.From, op.To)),
+		text(functions),
+		text(pauseOrNone(op.PauseUS)),
+		text(pauseOrNone(op.BorrowUS)),
+		text(pauseOrNone(op.TotalUS)),
+	)
+	if a.verbose {
+		if op.From != op.To {
+			t.note("from build-id " + known(quoted(op.From)))
+		}
+		t.note(fmt.Sprintf("to build-id %s, generation %d", known(quoted(op.To)), op.Generation))
+	}
+	for _, step := range op.Steps {
+		t.note(escaped(step))
+	}
+}
+
+// pairedBuildID is how many digits of a build-id are shown where two stand in
+// one column.
+const pairedBuildID = 8
+
+// fromTo names the builds before and after by the begin of their build-ids.
+func fromTo(from, to string) string {
+	short := func(id string) string { return known(quoted(id[:min(len(id), pairedBuildID)])) }
+	switch {
+	case from == to && from == "":
+		return ""
+	case from == to:
+		return short(from)
+	}
+	return short(from) + "→" + short(to)
+}
+
+// A takeoverCount is what the summary of vos replace or vos rollback says.
+type takeoverCount struct {
+	tally
+	words     takeover
+	modules   int
+	outcomes  map[api.Outcome]int
+	functions int          // of what was, or would be, done
+	processes map[int]bool // with a module done or planned
+	seen      map[int]bool
+	cost      cost
+}
+
+func (n *takeoverCount) add(op api.Operation) {
+	n.modules++
+	n.outcomes[op.Outcome]++
+	n.seen[op.PID] = true
+	n.cost.add(op)
+	switch op.Outcome {
+	case n.words.done, api.Planned:
+		n.good++
+		n.functions += op.Functions
+		n.processes[op.PID] = true
+		if op.Outcome == api.Planned {
+			n.pending = true
+		} else {
+			n.changed++
+		}
+	case api.Clean:
+		n.good++
+	case api.Refused:
+		n.refused++
+	default:
+		n.failed++
+	}
+}
+
+func (n *takeoverCount) summary() string {
+	done, planned := n.outcomes[n.words.done], n.outcomes[api.Planned]
+	var s string
+	switch where := count(len(n.processes), "process"); {
+	case planned > 0:
+		s = fmt.Sprintf("would %s %s in %s; nothing was touched", n.words.verb, count(planned, "module"), where)
+	case done > 0:
+		s = fmt.Sprintf("%s %s in %s (%s); %s", n.words.past, count(done, "module"), where, count(n.functions, "function"), n.cost)
+	default:
+		s = "nothing " + n.words.past
+		if n.cost != (cost{}) {
+			s += "; " + n.cost.String()
+		}
+	}
+	if clean := n.outcomes[api.Clean]; clean > 0 {
+		s += fmt.Sprintf("; %d clean: %s", clean, n.words.clean)
+	}
+	return s + n.troubles()
+}
