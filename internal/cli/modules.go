@@ -24,6 +24,10 @@ replaced (another file is at its path now), deleted, modified (written in
 place), none (it exists in memory only) or unknown. REFRESH is yes, or no with
 the codes of the reasons; --verbose spells the reasons and their remedies out.
 
+GEN is shown where a module was replaced: 0→1 is the build that the program
+loaded, whose calls now reach generation 1; 1 alone is the build of generation 1
+that vOS mapped beside it.
+
 ` + exitHelp(exitOK, exitFailed, exitUsage, exitSome, exitNotSupported,
 			exitNotPermitted, exitGone, exitRefused, exitInterrupted),
 		Example: `  vos modules redis-server
@@ -53,6 +57,7 @@ func (a *app) listModules(ctx context.Context, x api.Executive, r api.ModulesReq
 		column{title: "PID", right: true},
 		column{title: "PROGRAM", spare: 7},
 		column{title: "MODULE", elastic: true},
+		column{title: "GEN", rare: true},
 		column{title: "KIND", spare: 4},
 		column{title: "BUILD-ID", spare: 3},
 		column{title: "BASE", spare: 2},
@@ -93,6 +98,7 @@ func (a *app) addModule(t *table, m api.Module) {
 		text(strconv.Itoa(m.PID)),
 		text(quoted(m.Program)),
 		text(quoted(m.Module)),
+		text(generation(m)),
 		text(quoted(m.Kind)),
 		text(quoted(buildID)),
 		text(quoted(m.Base)),
@@ -109,13 +115,34 @@ func (a *app) addModule(t *table, m api.Module) {
 	if m.Path != "" {
 		t.note(quoted(m.Path))
 	}
-	t.note(fmt.Sprintf("data %s, generation %d", byteSize(m.DataBytes), m.Generation))
+	t.note(fmt.Sprintf("data %s, %s", byteSize(m.DataBytes), generationNote(m)))
 	for _, r := range m.Refusals {
 		t.note(escaped(refusalNote(m.Module, r)))
 		if r.Remedy != "" {
 			t.note(escaped("  remedy: " + r.Remedy))
 		}
 	}
+}
+
+// generation is empty of a module that vOS never replaced.
+func generation(m api.Module) string {
+	switch {
+	case m.Staged:
+		return strconv.Itoa(m.Generation)
+	case m.Generation > 0:
+		return "0→" + strconv.Itoa(m.Generation)
+	}
+	return ""
+}
+
+func generationNote(m api.Module) string {
+	switch {
+	case m.Staged:
+		return fmt.Sprintf("generation %d, mapped by vOS", m.Generation)
+	case m.Generation > 0:
+		return fmt.Sprintf("generation 0, calls reach generation %d", m.Generation)
+	}
+	return "generation 0"
 }
 
 // refusalNote is a refusal as a line below the row of its module.

@@ -16,6 +16,7 @@ type column struct {
 	right   bool // numbers
 	elastic bool // may be cut, down to minElastic columns
 	spare   int  // left out when the terminal is too narrow, the largest first; 0 never
+	rare    bool // left out where all of its cells are empty
 }
 
 // A cell of a row. Its text has passed through quoted or is made by vOS.
@@ -81,10 +82,10 @@ func (t *table) fit(limit int) (widths []int, shown []bool) {
 	widths = make([]int, len(t.columns))
 	shown = make([]bool, len(t.columns))
 	for i, c := range t.columns {
-		widths[i], shown[i] = columns(c.title), true
+		widths[i], shown[i] = columns(c.title), !c.rare
 		for _, r := range t.rows {
-			if i < len(r.cells) {
-				widths[i] = max(widths[i], columns(r.cells[i].text))
+			if i < len(r.cells) && r.cells[i].text != "" {
+				widths[i], shown[i] = max(widths[i], columns(r.cells[i].text)), true
 			}
 		}
 	}

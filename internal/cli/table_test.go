@@ -65,6 +65,15 @@ func TestTable(t *testing.T) {
 			t.Errorf("%s:\ngot\n%s\nwant\n%s", name, got, c.want)
 		}
 	}
+	rare := newTable(column{title: "PID"}, column{title: "GEN", rare: true}, column{title: "FILE"})
+	rare.add(text("1"), text(""), text("same"))
+	if got, want := printed(rare, 0, false), "PID  FILE\n1    same\n"; got != want {
+		t.Errorf("a rare column without text: got %q, want %q", got, want)
+	}
+	rare.add(text("2"), text("0→1"), text("same"))
+	if got, want := printed(rare, 0, false), "PID  GEN  FILE\n1         same\n2    0→1  same\n"; got != want {
+		t.Errorf("a rare column with text: got %q, want %q", got, want)
+	}
 	if got := printed(newTable(column{title: "PID"}), 80, false); got != "" {
 		t.Errorf("a table without rows printed %q", got)
 	}
