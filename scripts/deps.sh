@@ -8,7 +8,7 @@
 set -euo pipefail
 
 packages=(
-  nginx-light redis-server memcached python3
+  nginx-light redis-server memcached python3 haproxy postgresql curl
   gcc g++ gcc-multilib libc6-dev binutils make dpkg-dev
   gdb procps util-linux iproute2
 )

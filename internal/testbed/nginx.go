@@ -152,14 +152,7 @@ func (n *Nginx) ready(ctx context.Context, s *server) error {
 	if found := len(Children(s.child.pid())); found != n.workers {
 		return fmt.Errorf("%d workers of %d", found, n.workers)
 	}
-	c := &httpClient{addr: s.addr, files: n.files[:1], weights: []int{1}, weightSum: 1, secure: n.secure}
-	defer c.disconnect()
-	deadline, ok := ctx.Deadline()
-	if !ok {
-		deadline = time.Now().Add(time.Second)
-	}
-	_, err := c.ask(newRandom(), deadline)
-	return err
+	return tryHTTP(ctx, s.addr, n.files, n.secure)
 }
 
 // regexLocations answer with parts of the path, in another order.
