@@ -22,6 +22,7 @@ type server struct {
 	folder string
 	addr   string
 	output *lastOutput
+	end    syscall.Signal // that asks it to end; SIGTERM if 0
 }
 
 // freePort returns a loopback port that nobody listened on a moment ago.
@@ -134,11 +135,11 @@ func (s *server) Log() string { return s.printed() }
 // Done is closed when the server has ended.
 func (s *server) Done() <-chan struct{} { return s.child.done }
 
-// stop asks the server to end with SIGTERM, waits until its whole process group
+// stop asks the server to end, waits until its whole process group
 // is gone, and removes its folder.
 func (s *server) stop() error {
 	pid := s.child.pid()
-	stopped := s.child.stop(syscall.SIGTERM, 10*time.Second)
+	stopped := s.child.stop(cmp.Or(s.end, syscall.SIGTERM), 10*time.Second)
 	var left error
 	for end := time.Now().Add(5 * time.Second); ; time.Sleep(5 * time.Millisecond) {
 		if !s.child.groupLeft() {
