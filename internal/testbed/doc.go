@@ -1,17 +1,25 @@
 // Package testbed runs the real programs that tests, the demo and the
 // benchmarks work on, and tells whether they were harmed.
 //
-// There are three kinds of program:
+// There are four kinds of program:
 //
-//   - servers from the distribution ([Nginx], [Redis], [Memcached]), each in a
-//     folder of its own, on a free loopback port, in the foreground;
+//   - servers from the distribution ([Nginx], [HAProxy], [Redis], [Memcached],
+//     [Postgres]), each in a folder of its own, on a free loopback port, in the
+//     foreground;
+//   - clients from the distribution in the middle of one long piece of work: curl
+//     ([Transfer]) and python3 ([StartStream]);
 //   - fixtures, small C, C++ and Go programs embedded in this package and
 //     compiled on demand into a cache ([Compile], [Source]); each watches one
 //     thing that a careless stop would break (EINTR, vector registers, the red
 //     zone, pending signals, …) and reports what it saw ([Fixture]);
 //   - whatever else a test compiles from its own source.
 //
-// Loads ([Nginx.Load], [Redis.Load], [Memcached.Load]) are verified: a client
+// All of them may run with chosen builds of their libraries, from a private
+// folder ([Libraries]) where an upgrade replaces them: builds that the package
+// mirror serves ([LibraryBuilds]), or one that is built from the distribution's
+// source with a change that clients see ([LibrarySource]).
+//
+// Loads ([Nginx.Load], [Redis.Load], [Memcached.Load], …) are verified: a client
 // knows the bytes that it must get, so that "0 failed" means that every answer
 // was right, not only that there was one.
 //
