@@ -208,12 +208,28 @@ func (a *Archive) updateLists(ctx context.Context) error {
 	return nil
 }
 
+// expire makes the lists old, if they were not fetched just now, and tells
+// whether it did: a version that the mirror does not have any more is no
+// failure, but a reason to look again.
+func (a *Archive) expire() bool {
+	sources := filepath.Join(a.folder, "apt", "sources.list")
+	info, err := os.Stat(sources)
+	if err != nil || a.offline || time.Since(info.ModTime()) < 10*time.Minute {
+		return false
+	}
+	return os.Chtimes(sources, time.Time{}, time.Now().Add(-2*listsAge)) == nil
+}
+
 func (a *Archive) fetchLists(ctx context.Context, sources string) error {
 	if err := os.MkdirAll(filepath.Join(a.folder, "apt", "lists", "partial"), 0o755); err != nil {
 		return err
 	}
-	out, err := output(ctx, "", "apt-get", "indextargets", "--format", "$(REPO_URI) $(RELEASE) $(COMPONENT)",
-		"Identifier: Packages", "Origin: Debian")
+	// Where apt has no lists yet, it knows the mirrors but not whose they are.
+	targets := []string{"indextargets", "--format", "$(REPO_URI) $(RELEASE) $(COMPONENT)", "Identifier: Packages"}
+	out, err := output(ctx, "", "apt-get", append(targets, "Origin: Debian")...)
+	if err == nil && out == "" {
+		out, err = output(ctx, "", "apt-get", targets...)
+	}
 	if err != nil {
 		return err
 	}
@@ -222,7 +238,7 @@ func (a *Archive) fetchLists(ctx context.Context, sources string) error {
 		fmt.Fprintf(&list, "deb %sdeb-src %s", line, line)
 	}
 	if list.Len() == 0 {
-		return errors.New("apt knows no mirror of Debian: apt-get update makes it known")
+		return errors.New("apt knows no mirror")
 	}
 	// The list counts as made when it has its name.
 	fresh := sources + ".new"

@@ -24,26 +24,37 @@ func LibraryBuilds(ctx context.Context, name, soname string) ([]LibraryBuild, er
 	if err != nil {
 		return nil, fmt.Errorf("find builds of %s: %w", soname, err)
 	}
-	packages, err := archive.Packages(ctx, name)
+	builds, err := archive.builds(ctx, name, soname)
+	if err != nil && archive.expire() {
+		builds, err = archive.builds(ctx, name, soname)
+	}
+	if err == nil && len(builds) < 2 {
+		err = fmt.Errorf("the mirror serves %d versions of %s, not two", len(builds), name)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("find builds of %s: %w", soname, err)
+	}
+	return builds, nil
+}
+
+func (a *Archive) builds(ctx context.Context, name, soname string) ([]LibraryBuild, error) {
+	packages, err := a.Packages(ctx, name)
+	if err != nil {
+		return nil, err
 	}
 	var builds []LibraryBuild
 	for _, p := range packages {
 		for _, version := range p.Versions {
-			folder, err := archive.Unpacked(ctx, p.Name, version)
+			folder, err := a.Unpacked(ctx, p.Name, version)
 			if err != nil {
-				return nil, fmt.Errorf("find builds of %s: %w", soname, err)
+				return nil, err
 			}
 			path, err := Library(folder, soname)
 			if err != nil {
-				return nil, fmt.Errorf("find builds of %s: %w", soname, err)
+				return nil, err
 			}
 			builds = append(builds, LibraryBuild{soname, version, path})
 		}
-	}
-	if len(builds) < 2 {
-		return nil, fmt.Errorf("find builds of %s: the mirror serves %d versions of %s, not two", soname, len(builds), name)
 	}
 	return builds, nil
 }

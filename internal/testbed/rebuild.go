@@ -172,6 +172,14 @@ func (s LibrarySource) base(ctx context.Context) (sourceBase, error) {
 	if err != nil {
 		return sourceBase{}, err
 	}
+	base, err := s.baseIn(ctx, archive)
+	if err != nil && archive.expire() {
+		base, err = s.baseIn(ctx, archive)
+	}
+	return base, err
+}
+
+func (s LibrarySource) baseIn(ctx context.Context, archive *Archive) (sourceBase, error) {
 	packages, err := archive.Packages(ctx, s.Package)
 	if err != nil {
 		return sourceBase{}, err
