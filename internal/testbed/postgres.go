@@ -16,6 +16,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 )
@@ -230,6 +231,8 @@ func (c *sqlClient) ask(random *rand.Rand, deadline time.Time) (answer, error) {
 	query, want := "", ""
 	i := random.IntN(sqlRows)
 	switch {
+	case random.IntN(8) == 0:
+		return c.compress()
 	case random.IntN(2) == 0:
 		query, want = xmlQuery(random)
 	case c.rows[i] == "" || random.IntN(3) == 0:
@@ -249,6 +252,25 @@ func (c *sqlClient) ask(random *rand.Rand, deadline time.Time) (answer, error) {
 	}
 	return answer{bytes: len(want)}, nil
 }
+
+// compress stores the same text as everybody, reads it, and marks the answer with
+// the size that was left of it.
+func (c *sqlClient) compress() (answer, error) {
+	want := sameText()
+	if _, err := c.query("insert into kept values (-1, '" + want + "') on conflict (id) do update set body = excluded.body"); err != nil {
+		return answer{}, err
+	}
+	rows, err := c.query("select body from kept where id = -1 union all select pg_column_size(body)::text from kept where id = -1")
+	if err != nil {
+		return answer{}, err
+	}
+	if len(rows) != 2 || rows[0] != want {
+		return answer{}, fmt.Errorf("a text that was compressed comes back as %.60q: %w", rows, errWrong)
+	}
+	return answer{bytes: len(want), mark: "lz4 " + rows[1]}, nil
+}
+
+var sameText = sync.OnceValue(func() string { return string(textFile("same.txt", 6<<10).Content) })
 
 // xmlQuery asks for a part of a document.
 func xmlQuery(random *rand.Rand) (query, want string) {

@@ -117,6 +117,24 @@ mv .libs/libpcre2-8.so.0.*.* built.so
 `,
 }
 
+// Lz4 is liblz4. A change is how fast LZ4_compress_default is to be, 1 as it
+// comes: a greater one leaves more, which the marks "lz4 SIZE" of PostgreSQL's
+// answers show.
+var Lz4 = LibrarySource{
+	Package: "liblz4-1",
+	Soname:  "liblz4.so.1",
+	script: `
+export CPPFLAGS="$CPPFLAGS -DLZ4F_PUBLISH_STATIC_FUNCTIONS"
+export CFLAGS="$CFLAGS $CPPFLAGS" LDFLAGS
+if [ -n "$CHANGE" ]; then
+  sed -i "s/return LZ4_compress_fast(src, dst, srcSize, maxOutputSize, 1);/return LZ4_compress_fast(src, dst, srcSize, maxOutputSize, $CHANGE);/" lib/lz4.c
+  grep -qF "maxOutputSize, $CHANGE);" lib/lz4.c
+fi
+make -C lib PREFIX=/usr liblz4
+mv lib/liblz4.so.1.*.* built.so
+`,
+}
+
 // Original is the distribution's own build of what Rebuilt builds: the installed
 // one, or the newest one where the mirror does not serve the source of that.
 func (s LibrarySource) Original(ctx context.Context) (LibraryBuild, error) {
