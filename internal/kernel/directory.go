@@ -244,3 +244,17 @@ func retry(call func() (int, error)) (int, error) {
 		}
 	}
 }
+
+// TryLock takes an exclusive advisory lock on an open file or directory (flock(2))
+// and reports whether it got it; somebody else may have it. Closing the file gives
+// it back.
+func TryLock(file *os.File) (bool, error) {
+	_, err := retry(func() (int, error) { return 0, unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB) })
+	switch {
+	case errors.Is(err, unix.EWOULDBLOCK):
+		return false, nil
+	case err != nil:
+		return false, fmt.Errorf("lock %s: %w", file.Name(), err)
+	}
+	return true, nil
+}

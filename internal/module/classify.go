@@ -31,6 +31,7 @@ func (c *Comparison) classify() error {
 	for i := range c.Runs {
 		run := &c.Runs[i]
 		switch {
+		case run.Kind != "": // known already
 		case covered(relocated, run, m.Bias):
 			run.Kind = api.KindTextrel
 		case m.isBreakpoint(run):

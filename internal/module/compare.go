@@ -2,9 +2,11 @@ package module
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"os"
+	"slices"
 	"sync"
 
 	"github.com/virtualizing-os/vos/internal/api"
@@ -125,10 +127,12 @@ func (p *Process) compareText(ctx context.Context, c *Comparison, full bool) err
 			if err := c.Module.expected(expected[:n], at); err != nil {
 				return err
 			}
+			p.addJumps(c, at, found[:n], expected[:n])
 			c.addRuns(at, found[:n], expected[:n])
 			c.Pages += int(n / procfs.PageSize)
 		}
 	}
+	slices.SortFunc(c.Runs, func(a, b Run) int { return cmp.Compare(a.Address, b.Address) })
 	if err := c.classify(); err != nil {
 		return err
 	}

@@ -43,6 +43,10 @@ type Module struct {
 	// program opened it by dlopen and may close it at any time.
 	Opened bool
 
+	// Generation is the number of the build that calls of the module reach: 0 is
+	// the one that the program loaded. Of a staged module it is its own.
+	Generation int
+
 	// Obstacles are why the module can be neither verified nor refreshed.
 	Obstacles []api.Refusal
 
@@ -50,6 +54,7 @@ type Module struct {
 	start   uint64         // of its mappings
 	end     uint64
 	text    []region // constant segments, as they are mapped
+	origin  *Module  // that a staged module replaces
 }
 
 // A region is a part of a constant segment that is still the file's mapping.
@@ -105,7 +110,7 @@ func (m *Module) check(started time.Time) {
 		}
 	}
 	// The kernel tells a process's start to a hundredth of a second.
-	if m.File.Modified.After(started.Add(20 * time.Millisecond)) {
+	if !m.Staged() && m.File.Modified.After(started.Add(20*time.Millisecond)) {
 		m.obstacle(codeModified, fmt.Sprintf("%s was written at %s, after the program was started: what was loaded is not known",
 			m.Path, m.File.Modified.Format(time.DateTime)), restart)
 	}

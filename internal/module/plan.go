@@ -70,7 +70,7 @@ func (p *Plan) Steps() []string {
 		steps = append(steps, fmt.Sprintf("drop the private pages 0x%x-0x%x (%d): the file's take their place", r.Start, r.End, r.Pages()))
 	}
 	for _, w := range p.Writes {
-		what := "beside a breakpoint that stays"
+		what := "beside a breakpoint, or a jump of vos, that stays"
 		if w.Word {
 			what = "the relocated word"
 		}
@@ -98,7 +98,7 @@ func (p *Process) Plan(ctx context.Context, m *Module, full bool) (*Plan, error)
 		plan.Refusals = append(plan.Refusals, *refusal)
 		return plan, nil
 	}
-	plan.planText(c)
+	plan.planText(c, p.entryPages(m))
 	plan.planWords(c)
 	return plan, nil
 }
@@ -164,12 +164,12 @@ func orNone(s string) string {
 }
 
 // planText decides for each page with corruption how it is healed: it is
-// dropped, unless that would take a breakpoint out.
-func (plan *Plan) planText(c *Comparison) {
-	breakpoints := make(map[uint64]bool)
+// dropped, unless that would take out a breakpoint, or what vOS wrote: pages
+// to keep, by number.
+func (plan *Plan) planText(c *Comparison, keep map[uint64]bool) {
 	for _, r := range c.Runs {
 		if r.Kind == api.KindBreakpoint {
-			breakpoints[r.Address/procfs.PageSize] = true
+			keep[r.Address/procfs.PageSize] = true
 			plan.Residual = append(plan.Residual, fmt.Sprintf("a breakpoint at 0x%x stays: a uprobe or a debugger set it", r.Address))
 		}
 	}
@@ -181,7 +181,7 @@ func (plan *Plan) planText(c *Comparison) {
 			continue
 		}
 		for page := r.Address / procfs.PageSize; page <= (r.End()-1)/procfs.PageSize; page++ {
-			if breakpoints[page] {
+			if keep[page] {
 				plan.writePart(r, page)
 				continue
 			}

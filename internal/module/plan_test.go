@@ -76,7 +76,7 @@ func TestPlanText(t *testing.T) {
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			plan := &Plan{Module: &Module{}}
-			plan.planText(&Comparison{Runs: test.runs})
+			plan.planText(&Comparison{Runs: test.runs}, map[uint64]bool{})
 			if diff := cmp.Diff(test.drop, plan.Drop); diff != "" {
 				t.Error("dropped:", diff)
 			}

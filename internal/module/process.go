@@ -13,6 +13,7 @@ import (
 	"github.com/virtualizing-os/vos/internal/dso"
 	"github.com/virtualizing-os/vos/internal/procfs"
 	"github.com/virtualizing-os/vos/internal/tracee"
+	"github.com/virtualizing-os/vos/internal/vin"
 )
 
 // A Process is a process with its modules, as they were when it was inspected.
@@ -21,6 +22,10 @@ type Process struct {
 	Name    string
 	Started time.Time
 	Modules []*Module // by ascending address
+
+	vins      map[*Module]*vin.Vin // of replaced modules
+	vinErrors []error              // why a vIN can't be made sense of
+	leftover  []procfs.PageRange   // what an interrupted replacement left mapped
 
 	identity procfs.Auxv // of the program that was inspected
 	maps     []procfs.Mapping
@@ -33,7 +38,7 @@ type Process struct {
 // Inspect lists the modules of a process. It takes over the process: Close
 // closes it, also when Inspect fails.
 func Inspect(store *Store, process *procfs.Process) (_ *Process, err error) {
-	p := &Process{Process: process, files: store}
+	p := &Process{Process: process, files: store, vins: make(map[*Module]*vin.Vin)}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, p.Close())
@@ -66,6 +71,7 @@ func Inspect(store *Store, process *procfs.Process) (_ *Process, err error) {
 	if err := p.find(store); err != nil {
 		return nil, err
 	}
+	p.findVINs()
 	p.findOpened()
 	for _, m := range p.Modules {
 		m.check(p.Started)
@@ -162,7 +168,7 @@ func (p *Process) find(store *Store) error {
 			}
 			continue
 		}
-		if m.Inode == 0 || m.Perms&procfs.Shared != 0 || !executable[fileOf(m)] {
+		if m.Inode == 0 || m.Perms&procfs.Shared != 0 || !executable[fileOf(m)] || isVIN(m) {
 			continue
 		}
 		f := known[fileOf(m)]

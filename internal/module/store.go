@@ -18,6 +18,8 @@ type Store struct {
 	mu    sync.Mutex
 	files map[fileID]*storedFile
 	pairs map[filePair]bool // whether two hold the same bytes
+
+	matches map[filePair]*matching
 }
 
 // fileID is a file's identity: while a Store has the file open, its inode number
@@ -35,7 +37,7 @@ type storedFile struct {
 
 // NewStore returns an empty store. The caller closes it.
 func NewStore() *Store {
-	return &Store{files: make(map[fileID]*storedFile), pairs: make(map[filePair]bool)}
+	return &Store{files: make(map[fileID]*storedFile), pairs: make(map[filePair]bool), matches: make(map[filePair]*matching)}
 }
 
 // Close closes the files. Objects from the store can't be used afterwards.

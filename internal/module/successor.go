@@ -28,21 +28,9 @@ type Successor struct {
 // Successor finds what took the place of an outdated module. It is nil where
 // nothing did.
 func (p *Process) Successor(m *Module) (*Successor, error) {
-	at := m.Path
-	file, err := p.OpenAtPath(at, m.File)
-	if absent(err) && m.Kind != Executable && m.Object != nil && m.Object.Soname != "" && path.Base(m.Object.Soname) == m.Object.Soname {
-		at = path.Join(path.Dir(m.Path), m.Object.Soname)
-		file, err = p.OpenAtPath(at, m.File)
-	}
-	switch {
-	case absent(err) && !errors.Is(err, procfs.ErrGone):
-		return nil, nil
-	case err != nil:
+	at, now, err := p.successorFile(m)
+	if now == nil || err != nil {
 		return nil, err
-	}
-	now, err := p.files.add(file)
-	if err != nil {
-		return nil, fmt.Errorf("look at %s: %w", at, err)
 	}
 	s := &Successor{Path: at}
 	object, err := now.read()
@@ -63,6 +51,47 @@ func (p *Process) Successor(m *Module) (*Successor, error) {
 		s.Same, err = p.files.same(mapped, now)
 	}
 	return s, err
+}
+
+// SuccessorBuild opens what is at a module's path now as the build that is to
+// take its place. Where nothing is, it is a refusal.
+func (p *Process) SuccessorBuild(m *Module) (*Build, error) {
+	if m.File.Change == procfs.FileUnknown {
+		return nil, RefusePath(m)
+	}
+	at, now, err := p.successorFile(m)
+	if err != nil {
+		return nil, err
+	}
+	if now == nil {
+		return nil, api.Refusal{Code: codeNoSuccessor, Subject: m.Name, Detail: "there is no file at " + m.Path + " now", Remedy: "name the build by --with"}
+	}
+	if now.stat.Mode.Type() != 0 {
+		return nil, notRegularRefusal(at, now.stat.Mode)
+	}
+	return p.files.buildOf(at, now)
+}
+
+// successorFile opens what took the place of a module, and returns where it is;
+// nil where nothing did.
+func (p *Process) successorFile(m *Module) (string, *storedFile, error) {
+	at := m.Path
+	file, err := p.OpenAtPath(at, m.File)
+	if absent(err) && m.Kind != Executable && m.Object != nil && m.Object.Soname != "" && path.Base(m.Object.Soname) == m.Object.Soname {
+		at = path.Join(path.Dir(m.Path), m.Object.Soname)
+		file, err = p.OpenAtPath(at, m.File)
+	}
+	switch {
+	case absent(err) && !errors.Is(err, procfs.ErrGone):
+		return "", nil, nil
+	case err != nil:
+		return "", nil, err
+	}
+	now, err := p.files.add(file)
+	if err != nil {
+		return "", nil, fmt.Errorf("look at %s: %w", at, err)
+	}
+	return at, now, nil
 }
 
 func absent(err error) bool {

@@ -155,7 +155,7 @@ func (p *Process) checkImport(words *wordReader, m *Module, r dso.Relocation, se
 			return nil, nil // not called yet
 		}
 	}
-	if p.defines(target, symbol) {
+	if p.defines(p.behindStub(target), symbol) {
 		return nil, nil
 	}
 	bad := &Word{Address: address, Found: found, Symbol: symbol.String()}

@@ -1,6 +1,7 @@
 package procfs
 
 import (
+	"context"
 	"errors"
 	"io"
 	"math"
@@ -260,4 +261,31 @@ func absolutePaths(ldd string) (paths []string) {
 		}
 	}
 	return paths
+}
+
+// Two that hold the same process take turns.
+func TestLockIsExclusive(t *testing.T) {
+	first, err := Open(os.Getpid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	second, err := Open(os.Getpid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer second.Close()
+	if err := first.Lock(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	if err := second.Lock(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("locked twice: %v", err)
+	}
+	if err := first.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := second.Lock(t.Context()); err != nil {
+		t.Error(err)
+	}
 }

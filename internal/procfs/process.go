@@ -48,8 +48,9 @@ const PageSize = 4096
 
 // A Process is one process, held by its directory in /proc.
 type Process struct {
-	pid int
-	dir *kernel.Directory
+	pid  int
+	dir  *kernel.Directory
+	lock *os.File // see Lock
 }
 
 // Open holds the process pid. The caller closes it.
@@ -75,7 +76,13 @@ func Open(pid int) (*Process, error) {
 func (p *Process) PID() int { return p.pid }
 
 // Close lets go of the process. Files opened from it stay open.
-func (p *Process) Close() error { return p.dir.Close() }
+func (p *Process) Close() error {
+	var err error
+	if p.lock != nil {
+		err = p.lock.Close()
+	}
+	return errors.Join(err, p.dir.Close())
+}
 
 // Alive reports whether the process still exists; a zombie does.
 func (p *Process) Alive() bool {

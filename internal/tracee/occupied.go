@@ -2,6 +2,7 @@ package tracee
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"slices"
 	"sort"
@@ -29,17 +30,16 @@ const deepestStack = 8 << 20
 // lies in one of the ranges, or whose stack holds an address that does: a return
 // address, or the instruction pointer in the frame of a signal. Any word of a
 // stack that looks like one counts. Ranges must be ascending and not overlap.
-func (s *Session) Occupied(ranges []Range) (Occupant, bool, error) {
+//
+// Maps are the process's as of a moment ago: reading them takes longer than all
+// else here. Where a stack is not in them they are read again.
+func (s *Session) Occupied(ranges []Range, maps []procfs.Mapping) (Occupant, bool, error) {
 	if len(ranges) == 0 {
 		return Occupant{}, false, nil
 	}
 	within := func(address uint64) bool {
 		i := sort.Search(len(ranges), func(i int) bool { return ranges[i].End > address })
 		return i < len(ranges) && address >= ranges[i].Start
-	}
-	maps, err := s.process.Maps()
-	if err != nil {
-		return Occupant{}, false, err
 	}
 	low, high := ranges[0].Start, ranges[len(ranges)-1].End
 	var buf []byte
@@ -50,19 +50,16 @@ func (s *Session) Occupied(ranges []Range) (Occupant, bool, error) {
 		if within(t.regs.RIP) {
 			return Occupant{TID: t.tid, Address: t.regs.RIP}, true, nil
 		}
-		from := (t.regs.RSP - redZone) &^ 7
-		i := slices.IndexFunc(maps, func(m procfs.Mapping) bool { return m.Contains(t.regs.RSP) })
-		if i < 0 {
-			continue // no memory there, so nothing to return by
-		}
-		from = max(from, maps[i].Start)
-		size := int(min(maps[i].End-from, deepestStack))
-		if cap(buf) < size {
-			buf = make([]byte, size)
-		}
-		stack := buf[:size]
-		if _, err := s.memory.ReadAt(stack, int64(from)); err != nil {
-			return Occupant{}, false, fmt.Errorf("read the stack of thread %d: %w", t.tid, err)
+		stack, err := s.readStack(t, maps, &buf)
+		if err != nil {
+			if maps, err = s.process.Maps(); err != nil {
+				return Occupant{}, false, err
+			}
+			if stack, err = s.readStack(t, maps, &buf); errors.Is(err, errNoStack) {
+				continue // nothing to return by
+			} else if err != nil {
+				return Occupant{}, false, err
+			}
 		}
 		for ; len(stack) >= 8; stack = stack[8:] {
 			if word := binary.LittleEndian.Uint64(stack); word >= low && word < high && within(word) {
@@ -71,4 +68,24 @@ func (s *Session) Occupied(ranges []Range) (Occupant, bool, error) {
 		}
 	}
 	return Occupant{}, false, nil
+}
+
+var errNoStack = errors.New("its stack pointer leads to no memory")
+
+// readStack reads the stack of a stopped thread, from its red zone on.
+func (s *Session) readStack(t *thread, maps []procfs.Mapping, buf *[]byte) ([]byte, error) {
+	i := slices.IndexFunc(maps, func(m procfs.Mapping) bool { return m.Contains(t.regs.RSP) })
+	if i < 0 {
+		return nil, errNoStack
+	}
+	from := max((t.regs.RSP-redZone)&^7, maps[i].Start)
+	size := int(min(maps[i].End-from, deepestStack))
+	if cap(*buf) < size {
+		*buf = make([]byte, size)
+	}
+	stack := (*buf)[:size]
+	if _, err := s.memory.ReadAt(stack, int64(from)); err != nil {
+		return nil, fmt.Errorf("read the stack of thread %d: %w", t.tid, err)
+	}
+	return stack, nil
 }

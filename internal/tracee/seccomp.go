@@ -210,3 +210,17 @@ func compare(op uint16, a, v uint32) (bool, error) {
 	}
 	return false, errFilter
 }
+
+// Permits refuses calls that a seccomp filter of the borrowed thread would not
+// let through. Arguments count: filters look at them.
+func (s *Session) Permits(calls []Call) error {
+	if s.borrowed == nil {
+		return errThreadLost
+	}
+	for _, c := range calls {
+		if err := s.checkSeccomp(s.borrowed, c); err != nil {
+			return err
+		}
+	}
+	return nil
+}

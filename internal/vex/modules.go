@@ -111,7 +111,7 @@ func describeModule(ctx context.Context, p *module.Process, m *module.Module) (a
 	d := api.Module{
 		PID: p.PID(), Program: p.Name, Module: m.Name, Path: m.Path, BuildID: m.BuildID(),
 		Base: fmt.Sprintf("0x%x", m.Start()), Kind: m.Kind.String(), File: m.File.Change.String(),
-		Outdated: m.Outdated(), Refusals: slices.Clone(m.Obstacles), MappedBytes: int64(m.Size()),
+		Outdated: m.Outdated(), Generation: m.Generation, Staged: m.Staged(), Refusals: slices.Clone(m.Obstacles), MappedBytes: int64(m.Size()),
 	}
 	if d.Refusals == nil {
 		d.Refusals = []api.Refusal{}

@@ -79,8 +79,8 @@ func current(ctx context.Context, p *module.Process, modules []*module.Module, r
 			o.Verdict = api.VerdictNone
 		}
 		if next != nil {
-			if next.Same {
-				continue // installed again: what runs is what is there
+			if next.Same || m.Generation > 0 && next.BuildID == p.RunningBuildID(m) {
+				continue // installed again, or replaced: what runs is what is there
 			}
 			o.InstalledBuildID = next.BuildID
 			inside = pathInRoot(p, m, next.Path)

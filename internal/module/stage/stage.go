@@ -36,6 +36,9 @@ type Image struct {
 	Mappings []Mapping // ascending; what is between them is not accessible
 	Start    uint64    // process address of the whole span, in pages
 	Size     uint64
+	Bias     uint64
+
+	moved []move
 }
 
 // A Mapping is one mmap call.
@@ -54,12 +57,13 @@ func Make(in Input) (*Image, error) {
 	im := &Image{File: slices.Clone(in.File)}
 	start, end := o.Span()
 	start, end = start&^(page-1), (end+page-1)&^(page-1)
-	im.Start, im.Size = start+in.NewBias, end-start
+	im.Start, im.Size, im.Bias = start+in.NewBias, end-start, in.NewBias
 
 	moved, err := im.moveWritable(o)
 	if err != nil {
 		return nil, err
 	}
+	im.moved = moved
 	w := &writer{in: in, o: o, file: im.File, moved: moved}
 	if err := w.relocate(); err != nil {
 		return nil, err
@@ -69,6 +73,12 @@ func Make(in Input) (*Image, error) {
 	}
 	im.lay(o, in.NewBias, moved)
 	return im, nil
+}
+
+// Bytes returns n bytes of the staged file at an object address of o, the build
+// that was staged.
+func (im *Image) Bytes(o *dso.Object, addr, n uint64) ([]byte, error) {
+	return (&writer{o: o, file: im.File, moved: im.moved}).at(addr, n)
 }
 
 // A move is where a writable segment's pages went in the file.
