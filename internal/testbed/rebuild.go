@@ -135,6 +135,29 @@ mv lib/liblz4.so.1.*.* built.so
 `,
 }
 
+// Nghttp2 is libnghttp2. A change is the part of a window, 2 as it comes, that may
+// be used up before the sender is told of room again (RFC 9113, section 5.2): of
+// a great one, one over it, so that [Transfer.Told] grows faster.
+var Nghttp2 = LibrarySource{
+	Package: "libnghttp2-14",
+	Soname:  "libnghttp2.so.14",
+	script: `
+version=$(sed -n 's/^AC_INIT(\[nghttp2\], \[\([0-9.]*\)\].*/\1/p' configure.ac)
+cd lib
+if [ -n "$CHANGE" ]; then
+  sed -i "s|recv_window_size >= local_window_size / 2;|recv_window_size >= local_window_size / $CHANGE;|" nghttp2_helper.c
+  grep -qF "local_window_size / $CHANGE;" nghttp2_helper.c
+fi
+# What configure, which is made by autoconf, finds on Debian.
+number=$(echo "$version" | { IFS=. read -r a b c; printf '0x%02x%02x%02x' "$a" "$b" "$c"; })
+sed "s/@PACKAGE_VERSION@/$version/; s/@PACKAGE_VERSION_NUM@/$number/" includes/nghttp2/nghttp2ver.h.in >includes/nghttp2/nghttp2ver.h
+files=$(sed -n '/^OBJECTS =/,/[^\\]$/p' Makefile.am | grep -o '[a-z0-9_]*\.c')
+printf '%s\n' $files | xargs -P 2 -n 4 gcc -DHAVE_ARPA_INET_H -DHAVE_NETINET_IN_H -DHAVE_CLOCK_GETTIME -DHAVE_TIME_H \
+  -DBUILDING_NGHTTP2 -Iincludes $CPPFLAGS -fvisibility=hidden $CFLAGS -fPIC -DPIC -c
+gcc -shared $CFLAGS $LDFLAGS -Wl,-soname,libnghttp2.so.14 $(printf '%s\n' $files | sed 's/c$/o/') -o ../built.so
+`,
+}
+
 // Original is the distribution's own build of what Rebuilt builds: the installed
 // one, or the newest one where the mirror does not serve the source of that.
 func (s LibrarySource) Original(ctx context.Context) (LibraryBuild, error) {

@@ -35,6 +35,7 @@ type Transfer struct {
 	finish   chan struct{} // closed when the server is to end the answer
 	once     sync.Once
 	requests atomic.Int64
+	told     atomic.Int64
 	sent     summedBytes
 	received summedBytes
 }
@@ -105,7 +106,7 @@ func (t *Transfer) serve(rate int) (address string, err error) {
 		Handler:   http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { t.answer(w, r, rate) }),
 		TLSConfig: &tls.Config{Certificates: []tls.Certificate{pair}},
 	}
-	go t.server.ServeTLS(listener, "", "") // its error is that it was closed
+	go t.server.ServeTLS(toldListener{listener, &t.told}, "", "") // its error is that it was closed
 	return listener.Addr().String(), nil
 }
 
@@ -160,6 +161,34 @@ func (t *Transfer) Pid() int { return t.child.pid() }
 
 // Received returns how many bytes came out of curl.
 func (t *Transfer) Received() int64 { return t.received.n.Load() }
+
+// Told returns how many bytes, encrypted, curl sent to the server. After its
+// request these tell of room for more: see [Nghttp2].
+func (t *Transfer) Told() int64 { return t.told.Load() }
+
+// A toldListener counts what its connections read.
+type toldListener struct {
+	net.Listener
+	told *atomic.Int64
+}
+
+// Accept implements net.Listener.
+func (l toldListener) Accept() (net.Conn, error) {
+	conn, err := l.Listener.Accept()
+	return toldConn{conn, l.told}, err
+}
+
+type toldConn struct {
+	net.Conn
+	told *atomic.Int64
+}
+
+// Read implements net.Conn.
+func (c toldConn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	c.told.Add(int64(n))
+	return n, err
+}
 
 // Await waits until n more bytes came out of curl, at most 20 seconds.
 func (t *Transfer) Await(ctx context.Context, n int64) error {
