@@ -41,6 +41,7 @@ var beside = map[string]struct{ below int }{
 	"internal/bench":               {below: 10},
 	"internal/bench/cmd":           {below: 10},
 	"internal/module/match/corpus": {below: 10},
+	"internal/refusals":            {below: 10},
 }
 
 // rawCalls may be imported by kernel alone.
