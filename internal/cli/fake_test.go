@@ -271,6 +271,12 @@ var fakes = map[string]fake{
 	"stopped": {operations: []api.Operation{
 		{PID: 811, Program: "nginx", Module: "libc.so.6", Outcome: api.Refreshed, PauseUS: 812, TotalUS: 2_100_000, Pages: 1, Residual: []string{"0x7f0000001000: a breakpoint"}},
 	}},
+	"alike": {operations: []api.Operation{
+		{PID: 811, Program: "nginx", Module: "libz.so.1", Outcome: api.Refused, Refusals: append(gone("inflate", "deflate", "crc32", "adler32", "gzopen"), tls)},
+		{PID: 812, Program: "nginx", Module: "libz.so.1", Outcome: api.Refused, Refusals: append(gone("inflate", "deflate", "crc32", "adler32", "gzopen"), tls)},
+		{PID: 811, Program: "nginx", Module: "libc.so.6", Outcome: api.Refreshed, Residual: []string{"a: 1", "b: 2", "c: 3", "d: 4", "e: 5"}},
+		{PID: 812, Program: "nginx", Module: "libc.so.6", Outcome: api.Refreshed, Residual: []string{"a: 1", "b: 2", "c: 3", "d: 4", "e: 5"}},
+	}},
 	"whole-refused":    {err: fmt.Errorf("redis-server (900): %w", api.Refusal{Code: "traced", Subject: "thread 901", Detail: "gdb (77) traces it", Remedy: "detach gdb"})},
 	"gone":             {err: errGone},
 	"gone-midway":      {operations: []api.Operation{operation(812, "libz.so.1", api.Refreshed)}, verifications: []api.Verification{{PID: 812, Program: "nginx", Module: "libz.so.1"}}, err: errGone},
@@ -297,6 +303,14 @@ var fakes = map[string]fake{
 		operations: []api.Operation{{PID: 666, Program: "nginx", Module: hostileName, Path: hostileName, Outcome: api.Failed, Error: hostileName, Steps: []string{hostileName}, Residual: []string{hostileName}}},
 		err:        fmt.Errorf("open %s: %w", hostileName, api.Refusal{Code: hostileName, Detail: hostileName}),
 	},
+}
+
+// gone is the refusals of a build that lacks exports.
+func gone(names ...string) (all []api.Refusal) {
+	for _, name := range names {
+		all = append(all, api.Refusal{Code: "export_gone", Subject: name, Detail: "the new build doesn't export it", Remedy: "restart the program"})
+	}
+	return all
 }
 
 func manyWorkers(n int) (all []api.Currency) {

@@ -39,7 +39,7 @@ func (a *app) takeOver(words takeover, target api.Target, run func(emit func(api
 		column{title: "STOPPED", right: true},
 		column{title: "BORROWED", right: true, spare: 4},
 		column{title: "TOTAL", right: true, spare: 5})
-	n := takeoverCount{words: words, outcomes: map[api.Outcome]int{}, processes: map[int]bool{}, seen: map[int]bool{}}
+	n := takeoverCount{words: words, outcomes: map[api.Outcome]int{}, processes: map[int]bool{}, seen: map[int]bool{}, told: map[string]int{}}
 	a.startProgress()
 	err := run(func(op api.Operation) error {
 		n.add(op)
@@ -47,7 +47,7 @@ func (a *app) takeOver(words takeover, target api.Target, run func(emit func(api
 			return fmt.Sprintf("looked at %s in %s, %d %s …",
 				count(n.modules, "module"), count(len(n.seen), "process"), n.outcomes[words.done], words.past)
 		})
-		a.explain(op, "stays in the old code")
+		a.explainTakeover(op, n.told)
 		switch {
 		case a.json:
 			op.Residual, op.Refusals = list(op.Residual), list(op.Refusals)
@@ -68,6 +68,61 @@ func (a *app) takeOver(words takeover, target api.Target, run func(emit func(api
 		a.stderr.notef("nothing %s: %s", words.past, words.nothing)
 	}
 	return err
+}
+
+// alikeShown is how many refusals of one code, and how many calls that stay in
+// the old code, are told of a module without -v.
+const alikeShown = 3
+
+// explainTakeover explains an operation, and without -v in brief: two builds
+// have many differences of one kind, and all processes of a program the same.
+func (a *app) explainTakeover(op api.Operation, told map[string]int) {
+	const residual = "stays in the old code"
+	if a.verbose {
+		a.explain(op, residual)
+		return
+	}
+	where := place(op.Module, op.PID)
+	if len(op.Refusals)+len(op.Residual) > 0 {
+		key := fmt.Sprintf("%q %q %q %q", op.Program, op.Path, op.Refusals, op.Residual)
+		if first, ok := told[key]; ok {
+			if len(op.Refusals) > 0 {
+				a.stderr.line(warn, "refused: ", fmt.Sprintf("%s: as in %d", where, first))
+			} else {
+				a.stderr.notef("%s: %s as in %d", where, residual, first)
+			}
+			op.Refusals, op.Residual = nil, nil
+		} else {
+			told[key] = op.PID
+		}
+	}
+	op.Refusals = fewOfEach(op.Refusals)
+	more := len(op.Residual) - alikeShown
+	if more > 0 {
+		op.Residual = op.Residual[:alikeShown]
+	}
+	a.explain(op, residual)
+	if more > 0 {
+		a.stderr.notef("%s: %s: %d more; --verbose names them", where, residual, more)
+	}
+}
+
+// fewOfEach returns the first refusals of each code; the last of them says that
+// there are more.
+func fewOfEach(all []api.Refusal) []api.Refusal {
+	var few []api.Refusal
+	last := map[api.Code]int{}
+	count := map[api.Code]int{}
+	for _, r := range all {
+		switch count[r.Code]++; {
+		case count[r.Code] <= alikeShown:
+			last[r.Code] = len(few)
+			few = append(few, r)
+		case count[r.Code] == alikeShown+1:
+			few[last[r.Code]].Detail += " (and more like this; --verbose names them)"
+		}
+	}
+	return few
 }
 
 func (a *app) addTakeover(t *table, op api.Operation) {
@@ -125,6 +180,7 @@ type takeoverCount struct {
 	functions int          // of what was, or would be, done
 	processes map[int]bool // with a module done or planned
 	seen      map[int]bool
+	told      map[string]int // by what was said of a module: of which process first
 	cost      cost
 }
 
