@@ -3,6 +3,7 @@ package vin
 import (
 	"bytes"
 	"fmt"
+	"slices"
 )
 
 // A Change is bytes to be written at a process address.
@@ -17,10 +18,19 @@ type run struct {
 	offset uint64
 	item   int
 	bytes  []byte
+	kind   runKind
 }
 
-// runs returns all that a vIN holds, in the order in which a live one is to be
-// written: what is behind a count before the count, the selector last.
+type runKind uint8
+
+const (
+	fixed  runKind = iota // items never change once a count includes them
+	tables                // words that may change while stubs read them
+	live                  // the words that say what there is
+)
+
+// runs returns all that a vIN holds, in the order in which a live one grows: what
+// is behind a count before the count, what it refers to before that.
 func (v *Vin) runs() []run {
 	l := &v.layout
 	n := len(v.entries)
@@ -31,13 +41,19 @@ func (v *Vin) runs() []run {
 		stubs = append(stubs, s[:]...)
 		copy(trampolines[i*trampolineSize:], v.trampolines[i])
 	}
-	all := []run{{l.code, stubSize, stubs}, {l.trampolines, trampolineSize, trampolines}}
+	header := make([]byte, headerSize)
+	v.putHeader(header)
+	all := []run{
+		{0, headerSize, header, fixed},
+		{l.code, stubSize, stubs, fixed},
+		{l.trampolines, trampolineSize, trampolines, fixed},
+	}
 	for g := range v.generations {
 		table := make([]byte, 0, n*wordSize)
 		for _, target := range v.generations[g].targets {
 			table = le.AppendUint64(table, target)
 		}
-		all = append(all, run{l.table(g), wordSize, table})
+		all = append(all, run{l.table(g), wordSize, table, tables})
 	}
 	all = append(all,
 		records(entryRecords, entrySize, v.entries, (*Entry).put),
@@ -45,13 +61,16 @@ func (v *Vin) runs() []run {
 		records(generationRecords, generationSize, v.generations, func(g *generation, b []byte) { g.put(b) }),
 		records(mergeRecords, mergeSize, v.merges, (*mergeOf).put),
 	)
-	header, live := make([]byte, headerSize), make([]byte, liveSize-wordSize)
-	v.putHeader(header)
-	v.putLive(live)
-	return append(all,
-		run{0, headerSize, header},
-		run{pendingOffset, wordSize, live},
-		run{selectorOffset, wordSize, le.AppendUint64(nil, v.SelectorFor(v.current))})
+	word := func(offset, value uint64) {
+		all = append(all, run{offset, wordSize, le.AppendUint64(nil, value), live})
+	}
+	word(entriesOffset, uint64(len(v.entries)))
+	word(slotsOffset, uint64(len(v.slots)))
+	word(generationsOffset, uint64(len(v.generations)))
+	word(mergesOffset, uint64(len(v.merges)))
+	word(pendingOffset, v.pending.Word())
+	word(selectorOffset, v.SelectorFor(v.current))
+	return all
 }
 
 func records[T any](offset uint64, size int, all []T, put func(*T, []byte)) run {
@@ -59,39 +78,54 @@ func records[T any](offset uint64, size int, all []T, put func(*T, []byte)) run 
 	for i := range all {
 		put(&all[i], b[i*size:(i+1)*size])
 	}
-	return run{offset, size, b}
+	return run{offset, size, b, fixed}
 }
 
+// shrinking is the order of live words where a generation is dropped.
+var shrinking = []uint64{selectorOffset, pendingOffset, mergesOffset, generationsOffset, entriesOffset, slotsOffset}
+
 // Changes returns what to write, in this order, into the live vIN that old was
-// read from, so that it becomes new, a changed clone of it. Items that old didn't
-// have are written whole, as anything may be behind its counts. The words of
-// counts, journal and selector come last and one by one: each is to be written by
-// one store of 8 bytes. It is an error if new isn't for the same module and place.
+// read from, so that it becomes new, a changed clone of it. It may be cut short
+// between any two changes: what is there then can be read.
+//
+// Items that old didn't have are written whole, as anything may be behind its
+// counts. Target words that old had, counts, journal and selector are changes of
+// their own, each to be written by one store of 8 bytes. The selector comes last,
+// or first of these if a generation is dropped.
+//
+// It is an error, ErrInvalid, if new isn't for the same module and place, or has
+// another entry, slot, generation or merge in the place of one: what is dropped
+// and added again are two lists of changes.
 func Changes(old, new *Vin) ([]Change, error) {
-	if old.config != new.config {
+	if old.config != new.config || len(new.entries) < len(old.entries) || len(new.slots) < len(old.slots) {
 		return nil, fmt.Errorf("compare vIN at %#x with one at %#x: %w", old.config.Base, new.config.Base, ErrInvalid)
 	}
 	before := map[uint64][]byte{}
 	for _, r := range old.runs() {
 		before[r.offset] = r.bytes
 	}
+	runs := new.runs()
+	if len(new.generations) < len(old.generations) {
+		first := len(runs) - len(shrinking)
+		slices.SortFunc(runs[first:], func(a, b run) int {
+			return slices.Index(shrinking, a.offset) - slices.Index(shrinking, b.offset)
+		})
+	}
 	var all []Change
-	for _, r := range new.runs() {
+	for _, r := range runs {
 		was := before[r.offset]
-		apart := r.offset >= selectorOffset && r.offset < selectorOffset+liveSize
-		open := false // the last change can be continued
-		for at := 0; at < len(r.bytes); at += r.item {
-			item := r.bytes[at : at+r.item]
-			if at+r.item <= len(was) && bytes.Equal(item, was[at:at+r.item]) {
-				open = false
-				continue
+		common := min(len(was), len(r.bytes))
+		address := new.config.Base + r.offset
+		if r.kind == fixed && !bytes.Equal(was[:common], r.bytes[:common]) {
+			return nil, fmt.Errorf("compare vIN at %#x: other contents at +%#x: %w", new.config.Base, r.offset, ErrInvalid)
+		}
+		for at := 0; at < common; at += r.item {
+			if item := r.bytes[at : at+r.item]; !bytes.Equal(item, was[at:at+r.item]) {
+				all = append(all, Change{address + uint64(at), item})
 			}
-			if !open || apart {
-				all = append(all, Change{Address: new.config.Base + r.offset + uint64(at)})
-			}
-			open = true
-			last := &all[len(all)-1]
-			last.Bytes = append(last.Bytes, item...)
+		}
+		if common < len(r.bytes) {
+			all = append(all, Change{address + uint64(common), r.bytes[common:]})
 		}
 	}
 	return all, nil

@@ -29,10 +29,16 @@
 //
 // A Vin is a value in vOS; its images, Table and Code, are mapped whole. Changes
 // of a live one are the list that [Changes] returns, written in its order: code,
-// target tables, records, counts, selector. What lies behind a count is not there
-// for a reader, and each count is one aligned word, so the list may be cut short
-// anywhere between two of its elements. Pending is a journal of one word for
-// those who change the program in several steps.
+// target tables, records, counts, journal, selector. What lies behind a count is
+// not there for a reader, and each count is one aligned word, so the list may be
+// cut short anywhere between two of its elements. Pending is a journal of one word
+// for those who change the program in several steps.
+//
+// # What shows
+//
+// Calls pass through a stub, they never return through it, so return addresses,
+// longjmp and exceptions are as they were. There is no unwind table for the code:
+// a profiler that interrupts a thread within a stub or trampoline sees no callers.
 //
 // # What may fail
 //

@@ -69,15 +69,6 @@ func (v *Vin) putHeader(b []byte) {
 	seal(b[:headerSize])
 }
 
-// putLive writes the words that change, but for the selector.
-func (v *Vin) putLive(b []byte) {
-	for i, word := range []uint64{
-		v.pending.Word(), uint64(len(v.entries)), uint64(len(v.slots)), uint64(len(v.generations)), uint64(len(v.merges)),
-	} {
-		le.PutUint64(b[i*wordSize:], word)
-	}
-}
-
 func (g *Generation) put(b []byte) {
 	le.PutUint64(b, g.Bias)
 	le.PutUint64(b[8:], g.Start)

@@ -4,9 +4,13 @@ import (
 	"bytes"
 	"encoding/hex"
 	"errors"
+	"flag"
+	"fmt"
 	"io"
+	"os"
 	"reflect"
 	"slices"
+	"strings"
 	"testing"
 )
 
@@ -81,8 +85,49 @@ func (m memory) ReadAt(b []byte, at int64) (int, error) {
 
 func readImage(b []byte) (*Vin, error) { return Read(memory{testBase, b}, testBase, uint64(len(b))) }
 
-func TestGolden(t *testing.T) {
+var update = flag.Bool("update", false, "rewrite the golden file")
+
+// goldenFile is what the first release of format version 1 wrote.
+const goldenFile = "testdata/version1.golden"
+
+// TestFormat pins the bytes: offsets from the base, and what is there.
+func TestFormat(t *testing.T) {
 	v := full(t)
+	var b strings.Builder
+	for _, r := range v.Runs() {
+		for line := range slices.Chunk(r.Bytes, 32) {
+			fmt.Fprintf(&b, "%06x %x\n", r.Address-testBase, line)
+			r.Address += uint64(len(line))
+		}
+	}
+	want, err := os.ReadFile(goldenFile)
+	if *update {
+		err = os.WriteFile(goldenFile, []byte(b.String()), 0o644)
+		want = []byte(b.String())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b.String() != string(want) {
+		t.Errorf("not what %s has: a new version? -update writes it\n%s", goldenFile, b.String())
+	}
+}
+
+func TestCode(t *testing.T) {
+	v := full(t)
+	// With 40 entries and 5 slots the stubs begin at +6a000.
+	for i, want := range map[int]string{
+		0: "4c8b1df961f9ff" + "41ffa300000000" + "cccc",
+		6: "4c8b1d9961f9ff" + "41ffa330000000" + "cccc",
+	} {
+		if got := hex.EncodeToString(v.Code()[i*stubSize:][:stubSize]); got != want {
+			t.Errorf("stub %d: %s, want %s", i, got, want)
+		}
+	}
+	// From 0x7f0010001000 to 0x7f000006a000.
+	if veneer, ok := v.Veneer(0); !ok || hex.EncodeToString(veneer[:]) != "e9fb8f06f0" {
+		t.Errorf("veneer 0: % x", veneer)
+	}
 	table, code := Size(40, 5)
 	if table%page != 0 || code%page != 0 || len(v.Table()) != int(table) || len(v.Code()) != int(code) {
 		t.Errorf("parts of %#x and %#x bytes", table, code)
@@ -119,7 +164,8 @@ func TestMove(t *testing.T) {
 		{"endbr64, jmp rel8", "f30f1efa" + "eb10", "f30f1efa" + "e90df0ffff"},
 		{"jmp mem", "ff2500010000", "ff2500f1ffff"},
 		{"ret at the end", "31c09090c3", "31c09090c3"},
-		{"longest", "7420" + "7520" + "666666662e0f1f840000000000", ""},
+		{"longest", "7420" + "7520" + "66662e0f1f840000000000",
+			"0f841cf0ffff" + "0f8518f0ffff" + "66662e0f1f840000000000" + "e9f3efffff"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			code, err := hex.DecodeString(c.code)
@@ -134,7 +180,7 @@ func TestMove(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if got := hex.EncodeToString(moved); c.want != "" && got != c.want {
+			if got := hex.EncodeToString(moved); got != c.want {
 				t.Errorf("%s, want %s", got, c.want)
 			}
 		})
@@ -303,9 +349,8 @@ func TestChanges(t *testing.T) {
 	live := image(old)
 	// What a change that was cut short left behind the counts does no harm.
 	for _, r := range v.runs() {
-		n := len(r.bytes)
-		if r.offset > selectorOffset+liveSize && r.item > wordSize {
-			live[r.offset+uint64(n)-1] = 0xee
+		if n := uint64(len(r.bytes)); r.kind == fixed && r.offset != 0 {
+			live[r.offset+n-1] = 0xee
 		}
 	}
 	for _, c := range changes {
@@ -330,6 +375,76 @@ func TestChanges(t *testing.T) {
 	other := empty(t, 41, 5)
 	if _, err := Changes(old, other); !errors.Is(err, ErrInvalid) {
 		t.Errorf("changes to another place: %v", err)
+	}
+}
+
+// TestChangesBack undoes merges and drops generations, cut short everywhere.
+func TestChangesBack(t *testing.T) {
+	old := full(t)
+	for _, err := range []error{
+		old.AddMerge(2, Merge{testStart + 0x8008, []byte{9}, []byte{8}}),
+		old.SetCurrent(2),
+	} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	v := old.Clone()
+	if err := v.DropMerges(1); !errors.Is(err, ErrInvalid) {
+		t.Errorf("merges in the middle: %v", err)
+	}
+	for _, err := range []error{
+		v.SetCurrent(0),
+		v.DropMerges(2),
+		v.DropMerges(1),
+		v.DropGeneration(),
+		v.DropGeneration(),
+		second(v.AddSlotEntry(testStart + 0x9100)),
+	} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	changes, err := Changes(old, v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	live := image(old)
+	for _, c := range changes {
+		copy(live[c.Address-testBase:], c.Bytes)
+		if _, err := readImage(live); err != nil {
+			t.Fatalf("behind %#x: %v", c.Address, err)
+		}
+	}
+	got, err := readImage(live)
+	if err != nil || !reflect.DeepEqual(got.Generations(), v.Generations()) || got.Current() != 0 || len(got.Entries()) != 9 {
+		t.Errorf("%v: %+v", err, got)
+	}
+	if _, err := v.AddGeneration(Generation{Start: newStart, End: newStart + 1}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Changes(old, v); !errors.Is(err, ErrInvalid) {
+		t.Errorf("another generation 1: %v", err)
+	}
+}
+
+// TestTargetsApart changes words that stubs may read: each is one store.
+func TestTargetsApart(t *testing.T) {
+	old := full(t)
+	v := old.Clone()
+	for i := range 7 {
+		if err := v.SetTarget(1, i, newStart+0x700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	changes, err := Changes(old, v)
+	if err != nil || len(changes) != 7 {
+		t.Fatalf("%d changes, %v", len(changes), err)
+	}
+	for _, c := range changes {
+		if len(c.Bytes) != wordSize || c.Address%wordSize != 0 {
+			t.Errorf("%d bytes at %#x", len(c.Bytes), c.Address)
+		}
 	}
 }
 
