@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"maps"
 	"path"
 	"slices"
 	"time"
@@ -65,16 +64,8 @@ func Inspect(store *Store, process *procfs.Process) (_ *Process, err error) {
 	if err := tracee.Foreign(process.PID(), p.identity); err != nil {
 		return nil, err
 	}
-	if p.maps, err = process.Maps(); err != nil {
+	if err := p.look(process); err != nil {
 		return nil, err
-	}
-	if err := p.find(store); err != nil {
-		return nil, err
-	}
-	p.findVINs()
-	p.findOpened()
-	for _, m := range p.Modules {
-		m.check(p.Started)
 	}
 	return p, nil
 }
@@ -141,7 +132,7 @@ func fileOf(m *procfs.Mapping) mappedFile {
 }
 
 // find makes a module of every file with executable mappings, and of the vDSO.
-func (p *Process) find(store *Store) error {
+func (p *Process) find(v view) error {
 	executable, inParts := make(map[mappedFile]bool), make(map[mappedFile]bool)
 	for i := range p.maps {
 		switch m := &p.maps[i]; {
@@ -174,7 +165,7 @@ func (p *Process) find(store *Store) error {
 		f := known[fileOf(m)]
 		if f == nil {
 			f = &found{state: p.FileState(*m)}
-			f.file, f.err = store.open(p.Process, *m)
+			f.file, f.err = p.files.open(p.Process, *m)
 			known[fileOf(m)] = f
 		}
 		if errors.Is(f.err, procfs.ErrUnmapped) {
@@ -199,8 +190,8 @@ func (p *Process) find(store *Store) error {
 		}
 	}
 	if closed {
-		if now, err := p.Auxv(); err != nil || !maps.Equal(now, p.identity) {
-			return fmt.Errorf("inspect process %d: it has become another program: %w", p.PID(), procfs.ErrGone)
+		if err := p.checkSame(v); err != nil {
+			return err
 		}
 	}
 	slices.SortFunc(p.Modules, func(a, b *Module) int {
