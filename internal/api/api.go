@@ -152,6 +152,9 @@ type Verification struct {
 	Corrupt     bool         `json:"corrupt"`
 	TotalUS     int64        `json:"total_us"`
 	Refusals    []Refusal    `json:"refusals"`
+
+	// Unchecked tells what was left out of a module that was compared.
+	Unchecked []Refusal `json:"unchecked,omitempty"`
 }
 
 // RefreshRequest asks to heal the modules of a target.

@@ -251,6 +251,9 @@ var fakes = map[string]fake{
 	"unverifiable": {verifications: []api.Verification{
 		{PID: 811, Program: "nginx", Module: "libfoo.so", Path: "/opt/libfoo.so", Refusals: []api.Refusal{{Code: "file_truncated", Subject: "/opt/libfoo.so", Detail: "4096 of 8192 bytes are left", Remedy: "restart the program"}}},
 	}},
+	"unsealed": {verifications: []api.Verification{
+		{PID: 811, Program: "nginx", Module: "libz.so.1", Path: "/usr/lib/libz.so.1", Pages: 3, Unchecked: []api.Refusal{{Code: "relro_writable", Subject: "libz.so.1", Detail: "its relocated constants are writable", Remedy: "verify again"}}},
+	}},
 	"part-verified": {verifications: []api.Verification{
 		{PID: 811, Program: "nginx", Module: "libfoo.so", Path: "/opt/libfoo.so", Refusals: []api.Refusal{tls}},
 		{PID: 811, Program: "nginx", Module: "libz.so.1", Pages: 3},
@@ -296,7 +299,7 @@ var fakes = map[string]fake{
 	"hostile": {
 		programs: []api.Program{{Name: hostileName, PID: 666, Unread: []string{hostileName}, Processes: []api.Process{{PID: 666, Name: hostileName, Executable: hostileName, State: hostileName, OutdatedModules: []string{hostileName}, Unread: []string{hostileName}}}}},
 		modules:  []api.Module{{PID: 666, Program: "nginx", Module: hostileName, Path: hostileName, BuildID: hostileName, Base: hostileName, Kind: hostileName, File: hostileName, Refusals: []api.Refusal{{Code: hostileName, Subject: hostileName, Detail: hostileName, Remedy: hostileName}}}},
-		verifications: []api.Verification{{PID: 666, Program: "nginx", Module: hostileName, Path: hostileName, Corrupt: true, Refusals: []api.Refusal{{Code: hostileName, Subject: hostileName, Detail: hostileName, Remedy: hostileName}},
+		verifications: []api.Verification{{PID: 666, Program: "nginx", Module: hostileName, Path: hostileName, Corrupt: true, Unchecked: []api.Refusal{{Code: hostileName, Subject: hostileName, Detail: hostileName, Remedy: hostileName}}, Refusals: []api.Refusal{{Code: hostileName, Subject: hostileName, Detail: hostileName, Remedy: hostileName}},
 			Differences: []api.Difference{{PID: 666, Program: "nginx", Module: hostileName, Section: hostileName, Function: hostileName, Address: hostileName, Found: hostileName, Expected: hostileName, Kind: hostileName}}}},
 		currencies: []api.Currency{{PID: 666, Program: hostileName, Modules: 2, Unknown: []api.UncomparedModule{{Module: hostileName, Path: hostileName, Refusal: api.Refusal{Code: hostileName, Subject: hostileName, Detail: hostileName, Remedy: hostileName}}},
 			Outdated: []api.OutdatedModule{{PID: 666, Program: hostileName, Module: hostileName, Path: hostileName, Package: hostileName, RunningVersion: hostileName, InstalledBuildID: hostileName, Change: hostileName, Verdict: hostileName, Unit: hostileName, UserUnit: true, Container: hostileName, Refusals: []api.Refusal{{Code: hostileName, Detail: hostileName, Remedy: hostileName}}}}}},

@@ -67,6 +67,16 @@ type unverified struct {
 	Refusals []api.Refusal `json:"refusals"`
 }
 
+// A partlyVerified module is the line that `vos verify --json` prints for a module
+// of which a part could not be compared.
+type partlyVerified struct {
+	PID       int           `json:"pid"`
+	Program   string        `json:"program"`
+	Module    string        `json:"module"`
+	Path      string        `json:"path"`
+	Unchecked []api.Refusal `json:"unchecked"`
+}
+
 // A refusedTarget is the line that any command prints with --json where the
 // target was refused as a whole.
 type refusedTarget struct {

@@ -91,6 +91,13 @@ func (m *messages) refusal(where string, r api.Refusal) {
 	m.remedy(r.Remedy)
 }
 
+// unchecked says what was not looked at of something that was, and why. It is no
+// failure; yet a user who hears nothing of it takes all for checked.
+func (m *messages) unchecked(where string, r api.Refusal) {
+	m.line(warn, "not checked: ", where+": "+r.Detail+" ("+string(r.Code)+")")
+	m.remedy(r.Remedy)
+}
+
 // place names a module of a process in a message.
 func place(module string, pid int) string {
 	return fmt.Sprintf("%s in %d", quoted(module), pid)

@@ -30,7 +30,7 @@ text of such a module) and vos (written by vOS) are known and leave the exit
 code 0.
 
 With --json each line is a difference, or, with the key refusals, a module that
-could not be compared.
+could not be compared, or, with the key unchecked, one of which a part was not.
 
 ` + exitHelp(exitOK, exitFailed, exitUsage, exitSome, exitNotSupported,
 			exitNotPermitted, exitGone, exitRefused, exitPending, exitInterrupted),
@@ -61,6 +61,7 @@ type verifyCount struct {
 	processes             map[int]bool
 	corrupt               int // modules
 	corruptions, known    int // differences
+	unchecked             int // modules of which a part was left out
 	hidden                int // differences left out of the table
 }
 
@@ -90,6 +91,9 @@ func (a *app) verifyModules(ctx context.Context, x api.Executive, r api.VerifyRe
 		}
 		for _, refusal := range v.Refusals {
 			a.stderr.refusal(place(v.Module, v.PID), refusal)
+		}
+		for _, left := range v.Unchecked {
+			a.stderr.unchecked(place(v.Module, v.PID), left)
 		}
 		if a.json {
 			return a.printVerification(v)
@@ -127,6 +131,9 @@ func (n *verifyCount) add(v api.Verification) {
 		n.corrupt++
 		n.pending = true
 	}
+	if len(v.Unchecked) > 0 {
+		n.unchecked++
+	}
 	if len(v.Refusals) > 0 {
 		n.refused++
 	} else {
@@ -148,6 +155,9 @@ func (n *verifyCount) summary() string {
 	if n.known > 0 {
 		s += fmt.Sprintf("; %s of known kinds", count(n.known, "difference"))
 	}
+	if n.unchecked > 0 {
+		s += fmt.Sprintf("; %s only in part", count(n.unchecked, "module"))
+	}
 	if n.refused > 0 {
 		s += fmt.Sprintf("; %s could not be verified", count(n.refused, "module"))
 	}
@@ -157,6 +167,11 @@ func (n *verifyCount) summary() string {
 func (a *app) printVerification(v api.Verification) error {
 	for _, d := range v.Differences {
 		if err := a.printJSON(d); err != nil {
+			return err
+		}
+	}
+	if len(v.Unchecked) > 0 {
+		if err := a.printJSON(partlyVerified{v.PID, v.Program, v.Module, v.Path, v.Unchecked}); err != nil {
 			return err
 		}
 	}

@@ -21,6 +21,9 @@ type Comparison struct {
 	Words  int    // compared
 	Runs   []Run  // in constant segments, by ascending address
 	Bad    []Word // relocated words that are not what they should be
+
+	// Unchecked is what could not be compared of a module that has no obstacles.
+	Unchecked []api.Refusal
 }
 
 // A Run is bytes of a constant segment that differ from the file.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -265,6 +266,35 @@ func TestHealWords(t *testing.T) {
 		}
 	}
 	r.checkAlive(t)
+}
+
+// TestUnsealedConstants has a program that has made RELRO of a library writable:
+// what is there may be meant, and is told as unchecked, not as right.
+func TestUnsealedConstants(t *testing.T) {
+	host, _ := buildHost(t)
+	for _, test := range []struct {
+		args []string
+		want []api.Code
+	}{{nil, nil}, {[]string{"unseal"}, []api.Code{codeRELROWritable}}} {
+		p := run(t, host, test.args...).inspect(t)
+		for _, m := range p.Modules {
+			c := compare(t, p, m, true)
+			var got []api.Code
+			for _, left := range c.Unchecked {
+				got = append(got, left.Code)
+				if left.Subject != m.Name || left.Detail == "" || left.Remedy == "" {
+					t.Errorf("%+v is not complete", left)
+				}
+			}
+			want := test.want
+			if m.Name != "libguest.so" {
+				want = nil
+			}
+			if !slices.Equal(got, want) || (c.Words == 0) != (len(want) > 0 || m.Kind == VDSO) || c.Corrupt() {
+				t.Errorf("host %v, %s: unchecked %v of %d words, want %v", test.args, m.Name, got, c.Words, want)
+			}
+		}
+	}
 }
 
 func TestBreakpointsStay(t *testing.T) {

@@ -94,6 +94,10 @@ const (
 	codeTextRemapped api.Code = "text_remapped"
 	codeUnmapped     api.Code = "module_unmapped"
 	codePath         api.Code = "path_unknown"
+
+	// Of what is left unchecked.
+	codeRELROWritable api.Code = "relro_writable"
+	codeLoading       api.Code = "being_loaded"
 )
 
 const restart = "restart the program"

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/virtualizing-os/vos/internal/api"
 	"github.com/virtualizing-os/vos/internal/dso"
 	"github.com/virtualizing-os/vos/internal/procfs"
 )
@@ -50,7 +51,8 @@ func (r *wordReader) read(address uint64) (uint64, error) {
 // change afterwards.
 func (p *Process) compareWords(c *Comparison) error {
 	m := c.Module
-	if p.loading(m) {
+	if unchecked := p.unsealed(m); unchecked != nil {
+		c.Unchecked = append(c.Unchecked, *unchecked)
 		return nil
 	}
 	memory, err := p.openMemory()
@@ -91,20 +93,41 @@ func (p *Process) compareWords(c *Comparison) error {
 	return nil
 }
 
-// loading reports whether the loader was still at work on a module when the
-// process was inspected. It maps the whole read-only at first, then the writable
-// segment over that, and write-protects RELRO of it when all is relocated (in
-// whole pages, _dl_protect_relro in glibc's elf/dl-reloc.c).
-func (p *Process) loading(m *Module) bool {
+// unsealed tells of a module whose relocated words may be changed rightly, as
+// its RELRO data are not sealed; nil if they are. The loader may have been at
+// work on it when the process was inspected: it maps the whole read-only at
+// first, then the writable segment over that, and write-protects RELRO of it when
+// all is relocated (in whole pages, _dl_protect_relro in glibc's
+// elf/dl-reloc.c). Or the program has made them writable again.
+func (p *Process) unsealed(m *Module) *api.Refusal {
 	const page = ^uint64(procfs.PageSize - 1)
 	relro := m.Object.RELRO
 	start, end := (relro.Addr+m.Bias)&page, (relro.End()+m.Bias)&page
 	if start >= end {
-		return false
+		return nil
+	}
+	if at, writable := p.firstWritable(start, end); writable {
+		return &api.Refusal{Code: codeRELROWritable, Subject: m.Name,
+			Detail: fmt.Sprintf("its relocated constants are not compared: they are writable at 0x%x, as the program has made them so or is still loading the module", at),
+			Remedy: "verify again; if it stays so, restart the program"}
 	}
 	segment, ok := m.Object.SegmentAt(relro.Addr)
-	hasRest := ok && end < segment.Vaddr+segment.Memsz+m.Bias
-	return p.writable(start) || hasRest && !p.writable(end)
+	if hasRest := ok && end < segment.Vaddr+segment.Memsz+m.Bias; hasRest && !p.writable(end) {
+		return &api.Refusal{Code: codeLoading, Subject: m.Name,
+			Detail: "its relocated constants are not compared: its data are not mapped yet", Remedy: "verify again"}
+	}
+	return nil
+}
+
+// firstWritable returns the first address from start to end that the process may
+// write to.
+func (p *Process) firstWritable(start, end uint64) (at uint64, found bool) {
+	for i := range p.maps {
+		if m := &p.maps[i]; m.Start < end && m.End > start && m.Perms&procfs.Write != 0 {
+			return max(start, m.Start), true
+		}
+	}
+	return 0, false
 }
 
 func (p *Process) writable(address uint64) bool {

@@ -22,7 +22,7 @@ func (Machine) Verify(ctx context.Context, r api.VerifyRequest, emit func(api.Ve
 			v := api.Verification{
 				PID: p.PID(), Program: p.Name, Module: m.Name, Path: m.Path,
 				Pages: c.Pages, Words: c.Words, Corrupt: c.Corrupt(),
-				Differences: c.Differences(p), Refusals: slices.Clone(m.Obstacles),
+				Differences: c.Differences(p), Refusals: slices.Clone(m.Obstacles), Unchecked: c.Unchecked,
 			}
 			if v.Refusals == nil {
 				v.Refusals = []api.Refusal{}
