@@ -98,7 +98,8 @@ func (p *Process) compareWords(c *Comparison) error {
 // work on it when the process was inspected: it maps the whole read-only at
 // first, then the writable segment over that, and write-protects RELRO of it when
 // all is relocated (in whole pages, _dl_protect_relro in glibc's
-// elf/dl-reloc.c). Or the program has made them writable again.
+// elf/dl-reloc.c). Or the program has made them writable again, or it relocates
+// itself and never seals them (musl, static).
 func (p *Process) unsealed(m *Module) *api.Refusal {
 	const page = ^uint64(procfs.PageSize - 1)
 	relro := m.Object.RELRO
@@ -108,8 +109,8 @@ func (p *Process) unsealed(m *Module) *api.Refusal {
 	}
 	if at, writable := p.firstWritable(start, end); writable {
 		return &api.Refusal{Code: codeRELROWritable, Subject: m.Name,
-			Detail: fmt.Sprintf("its relocated constants are not compared: they are writable at 0x%x, as the program has made them so or is still loading the module", at),
-			Remedy: "verify again; if it stays so, restart the program"}
+			Detail: fmt.Sprintf("its relocated constants are not compared: they are writable at 0x%x: the program has made them so, never sealed them, or is still loading the module", at),
+			Remedy: "verify again if the program was just started; otherwise none is known"}
 	}
 	segment, ok := m.Object.SegmentAt(relro.Addr)
 	if hasRest := ok && end < segment.Vaddr+segment.Memsz+m.Bias; hasRest && !p.writable(end) {
