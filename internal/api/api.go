@@ -54,6 +54,7 @@ type Program struct {
 	Corrupt   int       `json:"corrupt"`  // modules with text that differs from the file, quick check
 	Partial   bool      `json:"partial"`  // something could not be read; see Unread
 	Unread    []string  `json:"unread,omitempty"`
+	Refusals  []Refusal `json:"refusals,omitempty"` // why processes can't be looked into
 	Processes []Process `json:"processes"`
 }
 
@@ -71,8 +72,15 @@ type Process struct {
 	Modules         int      `json:"modules"`
 	OutdatedModules []string `json:"outdated_modules,omitempty"`
 	CorruptModules  []string `json:"corrupt_modules,omitempty"`
-	Unread          []string `json:"unread,omitempty"` // what may not be read, with the reason
+	Unread          []string `json:"unread,omitempty"` // what could not be read, with the reason
+
+	// Refusals tell why nobody can look into the process, root neither.
+	Refusals []Refusal `json:"refusals,omitempty"`
 }
+
+// UnreadNotPermitted ends an entry of Unread that a user with more rights could
+// read.
+const UnreadNotPermitted = "not permitted"
 
 // ModulesRequest asks for the modules of a target.
 type ModulesRequest struct {

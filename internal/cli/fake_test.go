@@ -251,6 +251,7 @@ var fakes = map[string]fake{
 	"unverifiable": {verifications: []api.Verification{
 		{PID: 811, Program: "nginx", Module: "libfoo.so", Path: "/opt/libfoo.so", Refusals: []api.Refusal{{Code: "file_truncated", Subject: "/opt/libfoo.so", Detail: "4096 of 8192 bytes are left", Remedy: "restart the program"}}},
 	}},
+	"foreign": {programs: []api.Program{foreignProgram(70, notRead32), foreignProgram(71, notRead32), foreignProgram(72, "memory: input/output error")}},
 	"unsealed": {verifications: []api.Verification{
 		{PID: 811, Program: "nginx", Module: "libz.so.1", Path: "/usr/lib/libz.so.1", Pages: 3, Unchecked: []api.Refusal{{Code: "relro_writable", Subject: "libz.so.1", Detail: "its relocated constants are writable", Remedy: "verify again"}}},
 	}},
@@ -314,6 +315,16 @@ func gone(names ...string) (all []api.Refusal) {
 		all = append(all, api.Refusal{Code: "export_gone", Subject: name, Detail: "the new build doesn't export it", Remedy: "restart the program"})
 	}
 	return all
+}
+
+const notRead32 = "modules: it runs 32-bit code"
+
+func foreignProgram(pid int, unread string) api.Program {
+	p := api.Program{Name: "old", PID: pid, Threads: 1, Partial: true, Unread: []string{unread}}
+	if unread == notRead32 {
+		p.Refusals = []api.Refusal{{Code: "not_64_bit", Subject: fmt.Sprintf("process %d", pid), Detail: "it runs 32-bit code", Remedy: "none is known"}}
+	}
+	return p
 }
 
 func manyWorkers(n int) (all []api.Currency) {

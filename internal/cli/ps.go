@@ -3,6 +3,8 @@ package cli
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -26,9 +28,10 @@ the quick check; vos verify says where. MEMORY is the proportional set size.
 
 A value that may not be read is shown as ?, one of which a part could be read
 with a +, one that was not looked at as -. With --verbose every process is shown
-below its program, with the reasons.
+below its program, with the reasons. A zombie or a thread of the kernel that is
+named by its pid is refused.
 
-` + exitHelp(exitOK, exitFailed, exitUsage, exitSome, exitGone, exitInterrupted),
+` + exitHelp(exitOK, exitFailed, exitUsage, exitSome, exitNotSupported, exitGone, exitRefused, exitInterrupted),
 		Example: `  vos ps
   vos ps nginx --verbose
   vos ps --json | jq -r 'select(.corrupt > 0) | .name'`,
@@ -61,12 +64,10 @@ func (a *app) listPrograms(ctx context.Context, x api.Executive, r api.ProgramsR
 		right("PID", 0), column{title: "PROGRAM", elastic: true}, right("AGE", 2), right("PROCS", 4),
 		right("THREADS", 5), right("MEMORY", 1), right("MODULES", 3), right("OUTDATED", 0), right("CORRUPT", 0))
 	var done tally
-	partial := 0
+	var unread unreadCount
 	err := x.Programs(ctx, r, func(p api.Program) error {
 		done.good++
-		if p.Partial {
-			partial++
-		}
+		unread.add(p)
 		if a.json {
 			p.Processes = list(p.Processes)
 			return a.printJSON(p)
@@ -76,10 +77,52 @@ func (a *app) listPrograms(ctx context.Context, x api.Executive, r api.ProgramsR
 	})
 	t.print(a.stdout)
 	err = a.settle(done, err)
-	if partial > 0 {
-		a.stderr.notef("%d of %s could be read only in part; run as root to see all", partial, count(done.good, "program"))
+	for _, note := range unread.notes(count(done.good, "program")) {
+		a.stderr.notef("%s", note)
 	}
 	return err
+}
+
+// An unreadCount counts programs that could be read only in part, by what would
+// help.
+type unreadCount struct {
+	forbidden, other int
+	refused          map[string]int // by why
+}
+
+func (n *unreadCount) add(p api.Program) {
+	if !p.Partial {
+		return
+	}
+	isForbidden := func(reason string) bool { return strings.HasSuffix(reason, ": "+api.UnreadNotPermitted) }
+	known := len(p.Refusals) > 0
+	if known {
+		if n.refused == nil {
+			n.refused = map[string]int{}
+		}
+		r := p.Refusals[0]
+		n.refused[fmt.Sprintf("%s (%s)", r.Detail, r.Code)]++
+	}
+	if slices.ContainsFunc(p.Unread, isForbidden) {
+		n.forbidden++
+		known = true
+	}
+	if !known {
+		n.other++
+	}
+}
+
+func (n *unreadCount) notes(of string) (notes []string) {
+	if n.forbidden > 0 {
+		notes = append(notes, fmt.Sprintf("%d of %s could be read only in part; run as root to see all", n.forbidden, of))
+	}
+	for _, why := range slices.Sorted(maps.Keys(n.refused)) {
+		notes = append(notes, fmt.Sprintf("%d of %s could be read only in part: %s", n.refused[why], of, why))
+	}
+	if n.other > 0 {
+		notes = append(notes, fmt.Sprintf("%d of %s could be read only in part; --verbose says why", n.other, of))
+	}
+	return notes
 }
 
 func (a *app) addProgram(t *table, p api.Program, quick bool) {

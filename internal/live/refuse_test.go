@@ -69,6 +69,36 @@ func TestTargetsThatAreRefused(t *testing.T) {
 	foreign.unharmed(t)
 }
 
+// TestListedTargetThatIsNoProgram names to vos ps what it can tell little about: it
+// is never silent, and gives the true reason.
+func TestListedTargetThatIsNoProgram(t *testing.T) {
+	dead := strconv.Itoa(zombie(t))
+	r := vos(t, "ps", dead, "--json").expect(t, 7)
+	if got := refusals(t, r); len(got) != 1 || got[0].Code != "zombie" || !strings.Contains(r.Stderr, dead) {
+		t.Errorf("zombie: %v\n%s", got, r.Stderr)
+	}
+	if strings.Contains(vos(t, "ps", "--quick").expect(t, 0).Stdout, " "+dead+" ") {
+		t.Error("a zombie is listed as a program")
+	}
+	vos(t, "ps", "99999999").expect(t, 6)
+	if pid := kernelThread(t); pid != 0 {
+		if got := refusals(t, vos(t, "ps", strconv.Itoa(pid), "--json").expect(t, 7)); len(got) != 1 || got[0].Code != "kernel_thread" {
+			t.Errorf("thread of the kernel: %v", got)
+		}
+	}
+
+	foreign, _ := start(t, testbed.FixtureOptions{}, compiled(t, "m32"))
+	r = vos(t, "ps", foreign.target()).expect(t, 0)
+	if !strings.Contains(r.Stderr, "32-bit") || strings.Contains(r.Stderr, "root") {
+		t.Errorf("a 32-bit program: %s", r.Stderr)
+	}
+	programs := lines[api.Program](t, vos(t, "ps", foreign.target(), "--json").expect(t, 0))
+	if len(programs) != 1 || programs[0].Threads == 0 || len(programs[0].Refusals) != 1 || programs[0].Refusals[0].Code != "not_64_bit" {
+		t.Errorf("a 32-bit program: %+v", programs)
+	}
+	foreign.unharmed(t)
+}
+
 // refusals returns all that a command's JSON says, each of them complete.
 func refusals(t *testing.T, r result) (all []api.Refusal) {
 	t.Helper()

@@ -34,7 +34,7 @@ func tracedRefusal(pid, tracer int) error {
 
 func not64BitRefusal(pid int) error {
 	return api.Refusal{Code: codeNot64Bit, Subject: fmt.Sprintf("process %d", pid),
-		Detail: "it runs 32-bit code", Remedy: "restart the program instead"}
+		Detail: "it runs 32-bit code, which is not supported", Remedy: "restart the program instead"}
 }
 
 func uninterruptible(pid, tid int) error {

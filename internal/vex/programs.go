@@ -10,6 +10,7 @@ import (
 	"github.com/virtualizing-os/vos/internal/api"
 	"github.com/virtualizing-os/vos/internal/module"
 	"github.com/virtualizing-os/vos/internal/procfs"
+	"github.com/virtualizing-os/vos/internal/tracee"
 )
 
 // Programs implements api.Executive. What may not be read of a process is left
@@ -22,17 +23,30 @@ func (Machine) Programs(ctx context.Context, r api.ProgramsRequest, emit func(ap
 	store := module.NewStore()
 	defer func() { err = errors.Join(err, store.Close()) }()
 
+	type outcome struct {
+		process *api.Process
+		err     error
+	}
 	var all []api.Process
-	err = inOrder(ctx, processes, func(ctx context.Context, p *procfs.Process) *api.Process {
-		return describe(ctx, store, p, r.Quick)
-	}, func(p *api.Process) error {
-		if p != nil {
-			all = append(all, *p)
+	var errs []error
+	err = inOrder(ctx, processes, func(ctx context.Context, p *procfs.Process) outcome {
+		d, err := describe(ctx, store, p, r.Quick)
+		return outcome{d, err}
+	}, func(o outcome) error {
+		if o.err != nil {
+			errs = append(errs, classify(o.err))
+		} else {
+			all = append(all, *o.process)
 		}
 		return nil
 	})
 	if err != nil {
 		return err
+	}
+	if len(all) == 0 && !r.Target.All {
+		// Programs end while they are listed; one that was named is not passed
+		// over in silence.
+		return errors.Join(errs...)
 	}
 	for _, program := range group(all) {
 		if err := emit(program); err != nil {
@@ -42,19 +56,25 @@ func (Machine) Programs(ctx context.Context, r api.ProgramsRequest, emit func(ap
 	return nil
 }
 
-// describe tells about one process; nil if it is gone.
-func describe(ctx context.Context, store *module.Store, p *procfs.Process, quick bool) *api.Process {
+// describe tells about one process, or why there is no program in it: it has
+// ended, or is one of the kernel's threads.
+func describe(ctx context.Context, store *module.Store, p *procfs.Process, quick bool) (*api.Process, error) {
 	stat, err := p.Stat()
-	if err != nil || ctx.Err() != nil {
-		p.Close()
-		return nil
+	if err == nil {
+		err = tracee.Lifeless(p.PID(), stat)
+	}
+	if err == nil {
+		err = ctx.Err()
+	}
+	if err != nil {
+		return nil, errors.Join(err, p.Close())
 	}
 	d := &api.Process{
 		PID: p.PID(), PPID: stat.PPID, Name: stat.Command, State: string(stat.State), Threads: stat.Threads,
 	}
 	unread := func(what string, err error) {
 		if errors.Is(err, fs.ErrPermission) {
-			d.Unread = append(d.Unread, what+": not permitted")
+			d.Unread = append(d.Unread, what+": "+api.UnreadNotPermitted)
 		} else if err != nil {
 			d.Unread = append(d.Unread, fmt.Sprintf("%s: %v", what, err))
 		}
@@ -76,10 +96,11 @@ func describe(ctx context.Context, store *module.Store, p *procfs.Process, quick
 	inspected, err := module.Inspect(store, p)
 	if err != nil {
 		if ended(err) {
-			return nil
+			return nil, err
 		}
 		unread("modules", err)
-		return d
+		d.Refusals = api.Refusals(err)
+		return d, nil
 	}
 	defer inspected.Close()
 	for _, m := range inspected.Modules {
@@ -97,7 +118,7 @@ func describe(ctx context.Context, store *module.Store, p *procfs.Process, quick
 			d.CorruptModules = append(d.CorruptModules, m.Name)
 		}
 	}
-	return d
+	return d, nil
 }
 
 // group puts each process to its parent's program where both run the same
@@ -144,6 +165,7 @@ func add(program *api.Program, p *api.Process) {
 	program.Threads += p.Threads
 	program.PSSBytes += p.PSSBytes
 	program.Modules = max(program.Modules, p.Modules)
+	program.Refusals = append(program.Refusals, p.Refusals...)
 	for _, u := range p.Unread {
 		program.Partial = true
 		program.Unread = append(program.Unread, fmt.Sprintf("process %d: %s", p.PID, u))
