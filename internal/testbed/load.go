@@ -104,6 +104,7 @@ type Load struct {
 	lastAnswer atomic.Int64 // nanoseconds since began
 	worstGap   atomic.Int64
 	ended      atomic.Int64 // when the last client ended; 0 before
+	epoch      atomic.Int64 // counts calls of NextMarks
 }
 
 // A tally is what one client has seen. The lock is almost never contended.
@@ -118,6 +119,9 @@ type tally struct {
 	errors    []string
 	marks     map[string]int64
 	latency   histogram
+
+	epoch  int64            // what follows is of requests that began in it
+	recent map[string]int64 // marks; "" for answers without one
 }
 
 const errorsKept = 5
@@ -170,10 +174,11 @@ func (l *Load) run(number int, a asker, t *tally, all int, fresh bool) {
 			}
 			t.mu.Unlock()
 		}
+		epoch := l.epoch.Load()
 		asked := time.Now()
 		got, err := a.ask(random, asked.Add(l.options.Timeout))
 		answered := time.Now()
-		t.note(got, err, answered.Sub(asked), time.Since(l.began))
+		t.note(got, err, epoch, answered.Sub(asked), time.Since(l.began))
 		switch {
 		case err != nil:
 			a.disconnect()
@@ -192,12 +197,16 @@ func (l *Load) run(number int, a asker, t *tally, all int, fresh bool) {
 	}
 }
 
-func (t *tally) note(got answer, err error, took, since time.Duration) {
+func (t *tally) note(got answer, err error, epoch int64, took, since time.Duration) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if err == nil {
 		t.served++
 		t.bytes += int64(got.bytes)
+		if t.recent == nil || t.epoch != epoch {
+			t.epoch, t.recent = epoch, make(map[string]int64)
+		}
+		t.recent[got.mark]++
 		if got.mark != "" {
 			if t.marks == nil {
 				t.marks = make(map[string]int64)
@@ -274,6 +283,35 @@ func (l *Load) Stop() Totals {
 	l.clients.Wait()
 	l.ended.CompareAndSwap(0, int64(time.Since(l.began)))
 	return l.Totals()
+}
+
+// NextMarks waits for n right answers to requests that begin after this call, and
+// counts them by their marks, those without one under "". One call at a
+// time.
+func (l *Load) NextMarks(ctx context.Context, n int64) (map[string]int64, error) {
+	epoch := l.epoch.Add(1)
+	for {
+		var sum int64
+		marks := make(map[string]int64)
+		for _, t := range l.tallies {
+			t.mu.Lock()
+			if t.epoch == epoch {
+				for mark, n := range t.recent {
+					marks[mark] += n
+					sum += n
+				}
+			}
+			t.mu.Unlock()
+		}
+		if sum >= n {
+			return marks, nil
+		}
+		select {
+		case <-ctx.Done():
+			return marks, fmt.Errorf("await %d answers: %w; %v", n, ctx.Err(), l.Totals())
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
 }
 
 // Await waits until at least n more requests were served or failed, or ctx

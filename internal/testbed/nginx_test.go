@@ -31,6 +31,31 @@ func TestNginxShowsItsZlib(t *testing.T) {
 	}
 }
 
+// A program that runs does not see an upgrade: it goes on with a file that has no
+// name any more.
+func TestNginxRunsOnAfterAnUpgrade(t *testing.T) {
+	libraries := RunLibraries(t, Zlib.MustOriginal(t))
+	n := RunNginx(t, NginxOptions{Env: libraries.Env()})
+	load := n.Load(t.Context(), LoadOptions{})
+	if err := load.Await(t.Context(), 20); err != nil {
+		t.Fatal(err)
+	}
+	if err := libraries.Install(Zlib.MustRebuilt(t, "7")); err != nil {
+		t.Fatal(err)
+	}
+	for _, pid := range n.Pids() {
+		if files, err := MappedFiles(pid, Zlib.Soname); err != nil || !slices.Equal(files, []string{libraries.Path(Zlib.Soname) + " (deleted)"}) {
+			t.Errorf("process %d has mapped %v, %v", pid, files, err)
+		}
+	}
+	if marks, err := load.NextMarks(t.Context(), 50); err != nil || len(marks) != 1 || marks["gzip 3"] < 50 {
+		t.Errorf("by mark: %v, %v, want 50 of gzip 3", marks, err)
+	}
+	if total := load.Stop(); total.Failed != 0 {
+		t.Error(total)
+	}
+}
+
 // Clients shake hands once and keep the connection.
 func TestNginxServesTLS(t *testing.T) {
 	var old []LibraryBuild
