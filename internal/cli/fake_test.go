@@ -134,17 +134,18 @@ func operation(pid int, module string, outcome api.Outcome) api.Operation {
 // build take over.
 func takenOver(operations []api.Operation, done api.Outcome) []api.Operation {
 	from, to, generation := "c0ffee00c0ffee00c0ffee00c0ffee00c0ffee00", "decade00decade00decade00decade00decade00", 1
-	if done == api.RolledBack {
-		from, to, generation = to, from, 0
+	functions := 12
+	if done == api.RolledBack { // the build is there, and merely switched to
+		from, to, generation, functions = to, from, 0, 0
 	}
 	var all []api.Operation
 	for _, op := range operations {
 		op.From, op.To, op.Pages, op.Words = from, to, 0, 0
 		switch op.Outcome {
 		case api.Refreshed:
-			op.Outcome, op.Functions, op.Generation, op.PauseUS, op.BorrowUS, op.TotalUS = done, 12, generation, 640, 1200, 48_000
+			op.Outcome, op.Functions, op.Generation, op.PauseUS, op.BorrowUS, op.TotalUS = done, functions, generation, 640, 1200, 48_000
 		case api.Planned:
-			op.Functions, op.Generation = 12, generation
+			op.Functions, op.Generation = functions, generation
 			op.Steps = []string{"map libz.so.1 (decade00) at 0x7e0000000000", "lead 12 functions to it"}
 		case api.Clean:
 			op.From, op.Generation = to, generation

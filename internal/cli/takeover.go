@@ -215,7 +215,11 @@ func (n *takeoverCount) summary() string {
 	case planned > 0:
 		s = fmt.Sprintf("would %s %s in %s; nothing was touched", n.words.verb, count(planned, "module"), where)
 	case done > 0:
-		s = fmt.Sprintf("%s %s in %s (%s); %s", n.words.past, count(done, "module"), where, count(n.functions, "function"), n.cost)
+		s = fmt.Sprintf("%s %s in %s", n.words.past, count(done, "module"), where)
+		if n.functions > 0 {
+			s += fmt.Sprintf(" (%s)", count(n.functions, "function"))
+		}
+		s += "; " + n.cost.String()
 	default:
 		s = "nothing " + n.words.past
 		if n.cost != (cost{}) {
