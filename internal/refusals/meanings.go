@@ -21,6 +21,7 @@ var meanings = map[api.Code]meaning{
 	"uninterruptible":       {"a thread is in an uninterruptible sleep: in vfork, or waiting for a device", "try again"},
 	"zombie":                {"the process has ended and waits for its parent", "nothing is needed"},
 
+	"being_loaded":     {"its relocated constants are not compared: the program is just loading it", "verify again"},
 	"build_id_differs": {"the build-id in memory is not that of the mapped file", "restart the program"},
 	"file_modified":    {"the mapped file was written after the program was started, so what was loaded is not known", "restart the program; install files by renaming, as package managers do"},
 	"file_truncated":   {"the mapped file has become shorter", "restart the program"},
@@ -28,6 +29,7 @@ var meanings = map[api.Code]meaning{
 	"module_unmapped":  {"the program closed the module meanwhile", "try again if the program still uses it"},
 	"not_elf":          {"the mapped file is not, or no longer, an ELF object", "restart the program"},
 	"path_unknown":     {"the file is on a mount that neither the program nor vOS sees, or its path may not be looked up", "run vos as root, in the first mount namespace"},
+	"relro_writable":   {"its relocated constants are not compared: the program has made them writable, or never sealed them", "verify again if the program was just started, otherwise none is known"},
 	"text_remapped":    {"the program replaced its own code mapping (huge pages)", "none is known"},
 	"textrel":          {"DT_TEXTREL: the loader relocated its text, so its pages are not the file's", "restart the program"},
 
