@@ -19,7 +19,13 @@ import (
 	"github.com/virtualizing-os/vos/internal/testbed"
 )
 
-func TestMain(m *testing.M) { os.Exit(testbed.RunTests(m)) }
+func TestMain(m *testing.M) {
+	if pid := os.Getenv(pinsEnv); pid != "" {
+		fmt.Fprintln(os.Stderr, holdPins(pid))
+		os.Exit(1)
+	}
+	os.Exit(testbed.RunTests(m))
+}
 
 // gcc builds testdata/source into a folder and returns the path. Tests spoil
 // what is built here.

@@ -94,6 +94,7 @@ const (
 	codeTextRemapped api.Code = "text_remapped"
 	codeUnmapped     api.Code = "module_unmapped"
 	codePath         api.Code = "path_unknown"
+	codeNoFunction   api.Code = "no_function"
 
 	// Of what is left unchecked.
 	codeRELROWritable api.Code = "relro_writable"

@@ -20,6 +20,10 @@ type borrowed struct {
 	chain  chain            // its way home
 	away   bool             // the registers are not the program's
 
+	callable bool // functions may be called in it
+	place    CallPlace
+	errnoAt  uint64 // address of its errno, once it is known
+
 	tgid, tid   uint64 // its ids in its own pid namespace
 	signal      int    // by which it tells that it is done; 0 where the program listens to all
 	seccompMode int

@@ -111,20 +111,28 @@ func (s *Session) runChained(calls []Call) ([]uint64, error) {
 
 // runStepped makes one call with a stop at its entry and one at its exit.
 func (s *Session) runStepped(calls []Call) ([]uint64, error) {
-	b := s.borrowed
-	regs := calls[0].registers(&b.regs, s.gadgets.Syscall, b.chain.homeTail)
-	if err := s.leave(&regs, everySignal); err != nil {
+	regs := calls[0].registers(&s.borrowed.regs, s.gadgets.Syscall, s.borrowed.chain.homeTail)
+	result, err := s.makeCall(&regs)
+	if err != nil {
 		return nil, err
+	}
+	return []uint64{result}, nil
+}
+
+// makeCall makes the system call that the registers are set for.
+func (s *Session) makeCall(regs *kernel.Registers) (uint64, error) {
+	if err := s.leave(regs, everySignal); err != nil {
+		return 0, err
 	}
 	for range 2 {
 		if err := s.resumeUntil(kernel.ContinueToSyscall, kernel.WaitStatus.SyscallStop); err != nil {
-			return nil, err
+			return 0, err
 		}
 	}
-	if err := kernel.GetRegisters(b.thread.tid, &regs); err != nil {
-		return nil, err
+	if err := kernel.GetRegisters(s.borrowed.thread.tid, regs); err != nil {
+		return 0, err
 	}
-	return []uint64{regs.RAX}, nil
+	return regs.RAX, nil
 }
 
 // leave gives the borrowed thread registers that are not the program's. The

@@ -144,3 +144,39 @@ func (c *chain) write(memory *procfs.Memory, calls []Call, base *kernel.Register
 	_, err := memory.WriteAt(image, int64(c.links))
 	return first, err
 }
+
+// The words before the home tail store a result on the way home: the second of
+// results. They are there for function calls alone.
+const storeBytes = 16
+
+func (c *chain) writeStore(memory *procfs.Memory) error {
+	at := c.homeTail - storeBytes
+	words := c.image[at-c.results : c.homeTail-c.results]
+	binary.LittleEndian.PutUint64(words, c.gadgets.Store)
+	binary.LittleEndian.PutUint64(words[8:], 0)
+	_, err := memory.WriteAt(words, int64(at))
+	return err
+}
+
+// storing returns base changed so that it makes the call and stores its result on
+// the way home.
+func (c *chain) storing(call Call, base *kernel.Registers, syscallAt uint64) kernel.Registers {
+	regs := call.registers(base, syscallAt, c.homeTail-storeBytes)
+	regs.RBX = c.results + 8 - uint64(int64(c.gadgets.StoreAt))
+	return regs
+}
+
+// setPending marks that the thread is within a function. Any way home from the
+// registers of storing takes the mark away.
+func (c *chain) setPending(memory *procfs.Memory, tid uint64) error {
+	_, err := memory.WriteAt(binary.LittleEndian.AppendUint64(nil, pendingMagic|tid), int64(c.results+8))
+	return err
+}
+
+func (c *chain) clearPending(memory *procfs.Memory) error {
+	if _, err := memory.WriteAt(make([]byte, 8), int64(c.results+8)); err != nil {
+		return err
+	}
+	_, err := memory.ReadAt(c.image[:16], int64(c.results))
+	return err
+}

@@ -43,8 +43,15 @@ func holdSessions(text string) error {
 	if err != nil {
 		return err
 	}
+	callees := os.Getenv(calleesEnv)
 	fmt.Println("ready")
 	for n := 0; ; n++ {
+		if callees != "" {
+			if err := callSleep(p, callees, n); err != nil {
+				return err
+			}
+			continue
+		}
 		_, err := Do(context.Background(), p, Options{}, func(s *Session) error { return exercise(s, n) })
 		if err != nil {
 			return err

@@ -19,6 +19,8 @@ const (
 	codeNoGadget      api.Code = "no_gadget"
 	codeTransfer      api.Code = "partial_transfer"
 	codeNoScratch     api.Code = "no_scratch"
+	CodeNoSafePoint   api.Code = "no_safe_point"
+	codePendingCall   api.Code = "pending_call"
 )
 
 func zombieRefusal(pid int) error {
@@ -41,4 +43,10 @@ func uninterruptible(pid, tid int) error {
 	return api.Refusal{Code: codeUninterrupted, Subject: fmt.Sprintf("thread %d of process %d", tid, pid),
 		Detail: "it is in an uninterruptible sleep (state D): in vfork, or waiting for a device",
 		Remedy: "try again when it is not"}
+}
+
+func noSafePointRefusal(pid int, detail string) error {
+	return api.Refusal{Code: CodeNoSafePoint, Subject: fmt.Sprintf("process %d", pid),
+		Detail: "no thread was found at a place where a function can be called in it: " + detail,
+		Remedy: "try again when the program has less to do"}
 }

@@ -60,6 +60,11 @@ func (s *Session) place(a scratch, t *thread, length uint64) (uint64, error) {
 	if err != nil {
 		return 0, err
 	}
+	if len(touched) > 0 {
+		if err := s.pendingCall(at); err != nil {
+			return 0, err
+		}
+	}
 	farAbove := t.tid == s.process.PID() && t.regs.RSP < a.end && t.regs.RSP >= a.start+need+deadDistance
 	if len(touched) == 0 || farAbove {
 		return at, nil

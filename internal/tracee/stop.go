@@ -124,9 +124,11 @@ func (s *Session) seizeNew() (fresh int, err error) {
 
 var errDeadThread = errors.New("the thread has ended")
 
-// seize makes this OS thread the tracer of one thread.
-func (s *Session) seize(tid int) error {
-	switch err := kernel.Seize(tid, seizeOptions); {
+// seize makes this OS thread the tracer of one thread, and of those it starts.
+func (s *Session) seize(tid int) error { return s.seizeWith(tid, seizeOptions) }
+
+func (s *Session) seizeWith(tid, options int) error {
+	switch err := kernel.Seize(tid, options); {
 	case errors.Is(err, syscall.EPERM):
 		if err := s.explainEPERM(tid, err); err != nil {
 			return err

@@ -4,7 +4,8 @@
  *
  *   steady THREADS MODE    MODE: spin, wait or mixed
  *
- * With STEADY_EINTR=fatal in the environment an EINTR is harm, too.
+ * With STEADY_EINTR=fatal in the environment an EINTR is harm, too. To the file
+ * STEADY_CALLEES it writes the addresses of functions to be called from outside.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -132,6 +133,34 @@ static void coroutine(void) {
 		if (area[i] != 0xa5 || area[guard + size + i] != 0xa5) fail("memory beside a small stack changed");
 }
 
+/* Functions that a tracer calls. */
+static long callee_weigh(long a, long b, long c, long d, long e, const char *text) {
+	volatile unsigned char room[200 << 10];
+	__attribute__((aligned(32))) volatile uint64_t aligned[4] = {1, 2, 3, 4};
+	if ((uintptr_t)aligned % 32) fail("the stack of a function");
+	__asm__ volatile("vmovdqa %0, %%ymm9\n fldpi\n fstp %%st(0)" : : "m"(aligned) : "ymm9", "memory");
+	memset((void *)room, 1, sizeof room);
+	errno = 1234;
+	return a + 2 * b + 3 * c + 4 * d + 5 * e + (long)strlen(text) * 1000 + room[77] - 1;
+}
+static long callee_sleep(long microseconds) {
+	struct timespec t = {microseconds / 1000000, microseconds % 1000000 * 1000};
+	while (nanosleep(&t, &t))
+		if (errno != EINTR) fail("nanosleep in a function");
+	return microseconds;
+}
+static long *volatile nowhere = (long *)8;
+static long callee_fault(void) { return *nowhere; }
+
+static void write_callees(void) {
+	const char *path = getenv("STEADY_CALLEES");
+	if (!path) return;
+	FILE *f = fopen(path, "w");
+	if (!f) fail(path);
+	fprintf(f, "%p %p %p %p\n", (void *)callee_weigh, (void *)callee_sleep, (void *)callee_fault, (void *)__errno_location);
+	fclose(f);
+}
+
 static pthread_barrier_t set_up;
 
 /* After this a thread allocates nothing: what is mapped stays as it is. */
@@ -147,6 +176,7 @@ static void *thread(void *arg) {
 	if (id) prepare();
 	for (uint64_t n = id;; n++) {
 		int waiting = mode == 2 ? (n & 1) : mode;
+		errno = 4711;
 		if (waiting) {
 			int r = waits[n % (sizeof waits / sizeof *waits)]();
 			if (r < 0 && (errno != EINTR || eintr_fatal)) fail("a wait");
@@ -155,6 +185,7 @@ static void *thread(void *arg) {
 		} else {
 			spin(n);
 		}
+		if (!waiting && errno != 4711) fail("errno changed");
 		check_mask();
 	}
 	return NULL;
@@ -178,6 +209,7 @@ int main(int argc, char **argv) {
 		pthread_t t;
 		if (pthread_create(&t, &attr, thread, (void *)(i | mode << 16))) fail("pthread_create");
 	}
+	write_callees();
 	prepare();
 	puts("ready");
 	fflush(stdout);
