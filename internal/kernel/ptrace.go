@@ -134,6 +134,16 @@ func GetXState(tid int, buf []byte) (int, error) {
 	return int(iov.Len), nil
 }
 
+// SetXState writes the extended state of a stopped thread: all that GetXState has
+// read, in the same format.
+func SetXState(tid int, state []byte) error {
+	iov := unix.Iovec{Base: unsafe.SliceData(state), Len: uint64(len(state))}
+	if err := ptrace(unix.PTRACE_SETREGSET, tid, ntX86XState, uintptr(unsafe.Pointer(&iov))); err != nil {
+		return ptraceError("write extended state of", tid, err)
+	}
+	return nil
+}
+
 // GetSignalMask reads the signals that a stopped thread blocks; in a call such
 // as ppoll it is the mask that the thread will have again after the call.
 func GetSignalMask(tid int) (uint64, error) {

@@ -220,6 +220,10 @@ func (p *Process) Pin(ctx context.Context, m *Module) error {
 	if m.Kind != Library || !m.Opened || m.Object != nil && m.Object.NoDelete() || p.musl() {
 		return nil
 	}
+	return p.pin(ctx, m)
+}
+
+func (p *Process) pin(ctx context.Context, m *Module) error {
 	memory, err := p.openMemory()
 	if err != nil {
 		return err

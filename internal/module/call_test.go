@@ -3,19 +3,23 @@ package module
 import (
 	"bufio"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/virtualizing-os/vos/internal/api"
 	"github.com/virtualizing-os/vos/internal/procfs"
+	"github.com/virtualizing-os/vos/internal/testbed"
 	"github.com/virtualizing-os/vos/internal/tracee"
 )
 
@@ -181,4 +185,160 @@ func TestFramesNotNeeded(t *testing.T) {
 		t.Errorf("without an unwinder: %v", err)
 	}
 	r.checkAlive(t)
+}
+
+// An exception passes through code that no module has, once the unwinder knows it.
+func TestRegisterFrames(t *testing.T) {
+	dir := t.TempDir()
+	file, path := filepath.Join(dir, "page"), filepath.Join(dir, "thrower")
+	if out, err := exec.Command("g++", "-O2", "-Wall", "-Werror", "-o", path, "testdata/thrower.cc", "-pthread").CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	r := run(t, path, file)
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	page, err := strconv.ParseUint(strings.TrimSpace(string(text)), 0, 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const frames, object, call = 1024, 2048, 3072
+	code := []byte{0x48, 0x83, 0xec, 8, 0xff, 0xd7, 0x48, 0x83, 0xc4, 8, 0xc3} // sub $8, %rsp; call *%rdi; add $8, %rsp; ret
+	r.write(t, page, code)
+	// A CIE without augmentation, the CFA at rsp+8 and the return address below
+	// it; an FDE that follows the sub; the end.
+	eh := []byte{20, 0, 0, 0, 0, 0, 0, 0, 1, 0, 1, 0x78, 16, 0x0c, 7, 8, 0x90, 1, 0, 0, 0, 0, 0, 0}
+	eh = append(eh, 28, 0, 0, 0, 28, 0, 0, 0)
+	eh = binary.LittleEndian.AppendUint64(eh, page)
+	eh = binary.LittleEndian.AppendUint64(eh, uint64(len(code)))
+	eh = append(eh, 0x44, 0x0e, 16, 0x46, 0x0e, 8, 0, 0, 0, 0, 0, 0)
+	r.write(t, page+frames, eh)
+
+	p := r.inspect(t)
+	for range 20 {
+		if err := p.RegisterFrames(t.Context(), page+frames, page+object); err != nil {
+			t.Fatal(err)
+		}
+		before := readWord(t, p, page+call+8)
+		r.write(t, page+call, []byte{1})
+		for end := time.Now().Add(10 * time.Second); readWord(t, p, page+call+8) == before; time.Sleep(time.Millisecond) {
+			if time.Now().After(end) {
+				t.Fatalf("no exception came through after %d", before)
+			}
+		}
+		r.write(t, page+call, []byte{0})
+		for readWord(t, p, page+call+16) != 0 { // the last call ends
+			time.Sleep(time.Millisecond)
+		}
+		if err := p.DeregisterFrames(t.Context(), page+frames); err != nil {
+			t.Fatal(err)
+		}
+		r.checkAlive(t)
+	}
+}
+
+func readWord(t *testing.T, p *Process, address uint64) uint64 {
+	t.Helper()
+	memory, err := p.openMemory()
+	if err != nil {
+		t.Fatal(err)
+	}
+	word := make([]byte, 8)
+	if _, err := memory.ReadAt(word, int64(address)); err != nil {
+		t.Fatal(err)
+	}
+	return binary.LittleEndian.Uint64(word)
+}
+
+// pinMany calls dlopen in a program over and over, for a module that it has, and
+// tells how often no thread was at a safe place.
+func pinMany(t *testing.T, pid int, name string, times int) {
+	t.Helper()
+	p, err := Open(pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	m := module(t, p, name)
+	refused := 0
+	var slowest, total time.Duration
+	for range times {
+		begin := time.Now()
+		if err := p.pin(t.Context(), m); patient(err) {
+			t.Log(err)
+			refused++
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		total += time.Since(begin)
+		slowest = max(slowest, time.Since(begin))
+		time.Sleep(time.Duration(rand.Int64N(int64(3 * time.Millisecond))))
+	}
+	t.Logf("%d of %d refused, on average %v, at most %v", refused, times, total/time.Duration(times), slowest)
+	if refused > times/10 {
+		t.Errorf("%d of %d refused", refused, times)
+	}
+	if n := callStacks(t, p); n != 0 {
+		t.Errorf("%d stacks of calls are left", n)
+	}
+	testbed.AssertUndisturbed(t, pid)
+}
+
+// Programs that check themselves.
+func TestPinInPrograms(t *testing.T) {
+	allocator := gcc(t, t.TempDir(), "allocator", "allocator.c")
+	busy := `import hashlib
+data, n, want = bytes(1000), 0, None
+print("ready", flush=True)
+while True:
+    h = sum(hash((i, str(i * i))) & 0xff for i in range(1, 2000))
+    d = hashlib.sha256(data).digest()
+    assert want is None or want == (h, d)
+    want = (h, d)
+`
+	tests := []struct {
+		name, module, program string
+		args                  []string
+		mute                  bool
+	}{
+		{"allocator", "libc.so.6", allocator, nil, true},
+		{"allocator, signals", "libc.so.6", allocator, []string{"signals"}, true},
+		{"python3, busy", "libm.so.6", "/usr/bin/python3", []string{"-c", busy}, true},
+		{"python3", "libm.so.6", "/usr/bin/python3", []string{"../live/testdata/work.py"}, false},
+		{"node", "libm.so.6", "node", []string{"../live/testdata/work.js"}, false},
+		{"java", "libjvm.so", "java", []string{"../live/testdata/Work.java"}, false},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			f := testbed.Run(t, testbed.FixtureOptions{Mute: test.mute, Ready: time.Minute, Wrap: func(argv []string) []string {
+				return append([]string{testbed.NeedTool(t, test.program)}, argv[1:]...)
+			}}, test.program, test.args...)
+			pinMany(t, f.Pid(), test.module, 50)
+			if test.mute {
+				return
+			}
+			before, err := f.Report(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(300 * time.Millisecond)
+			after, err := f.Report(t.Context())
+			if err == nil {
+				err = after.Healthy(before)
+			}
+			if err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+func TestPinInRedis(t *testing.T) {
+	server := testbed.RunRedis(t, testbed.RedisOptions{})
+	load := server.Load(t.Context(), testbed.LoadOptions{})
+	pinMany(t, server.Pid(), "libm.so.6", 100)
+	if totals := load.Stop(); totals.Failed > 0 || totals.Served == 0 {
+		t.Errorf("%v: %v", totals, totals.Errors)
+	}
 }

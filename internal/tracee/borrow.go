@@ -17,6 +17,7 @@ type borrowed struct {
 	thread *thread
 	regs   kernel.Registers // the program's, to be put back
 	mask   uint64           // likewise
+	xstate []byte           // the program's, which functions change
 	chain  chain            // its way home
 	away   bool             // the registers are not the program's
 
@@ -184,6 +185,7 @@ func (s *Session) prepare(b *borrowed, area scratch) error {
 		return err
 	}
 	way.xstate = s.xstate[:n]
+	b.xstate = way.xstate
 	start, err := s.place(area, t, chainBytes(n))
 	if err != nil {
 		return err

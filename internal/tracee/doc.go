@@ -35,6 +35,26 @@
 //   - Several calls are a chain of such frames (see chain.go): no code is put
 //     into the process, and nothing is mapped.
 //
+// # Functions
+//
+// Some things only code of the program can do: keep a module open, tell the
+// unwinder of a table. BorrowForCall borrows a thread in which a C function may be
+// called, CallFunction calls it (function.go).
+//
+//   - The thread must hold no lock that the function needs, and be in the middle
+//     of nothing that it works on (place.go): it waits in the C library for
+//     something from outside, or runs code that is neither the loader's nor an
+//     allocator's, the unwinder's or the C library's; no signal handler is on its
+//     stack; and the loader's list is whole.
+//   - The function has a stack of its own, mapped before and unmapped behind it by
+//     the thread itself. Its return leads on to frames as those of system calls, so
+//     that the thread comes home from within it without a tracer, too.
+//   - A function is never broken off. Where it takes longer than the stop timeout
+//     its thread is let go as it is; until it is home the memory of its way home
+//     is marked, and other sessions are refused.
+//   - It may change all registers: of a living tracer the thread gets its extended
+//     state back with the others. Its errno is kept.
+//
 // # System calls that a stop interrupts
 //
 // A stop makes blocking calls return. Those that the kernel marks restartable

@@ -3,6 +3,7 @@ package tracee
 import (
 	"encoding/binary"
 	"fmt"
+	"slices"
 
 	"github.com/virtualizing-os/vos/internal/kernel"
 )
@@ -57,6 +58,21 @@ func frameState(xstate []byte) (state []byte, features uint64) {
 		return xstate[:xstateBeforeAMX], features &^ xstateAMX
 	}
 	return xstate, features
+}
+
+// freshXState returns a thread's extended state with which a function may begin:
+// no x87 registers in use, exceptions masked, its protection keys as they are.
+func freshXState(xstate []byte) []byte {
+	const (
+		controlWord, mxcsr = 0, 24
+		protectionKeys     = 1 << 9
+	)
+	fresh := slices.Clone(xstate)
+	binary.LittleEndian.PutUint16(fresh[controlWord:], 0x37f)
+	binary.LittleEndian.PutUint32(fresh[mxcsr:], 0x1f80)
+	inUse := binary.LittleEndian.Uint64(fresh[xstateLegacy:])
+	binary.LittleEndian.PutUint64(fresh[xstateLegacy:], inUse&protectionKeys)
+	return fresh
 }
 
 // A home is the state that brings a thread back to where it was.

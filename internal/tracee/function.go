@@ -152,8 +152,12 @@ func (s *Session) callOnNewStack(f Function) (result uint64, err error) {
 	if s.borrowed == nil {
 		return 0, err
 	}
-	unmapErr := s.unmapStack(unmap, &last, err == nil)
-	return result, errors.Join(err, unmapErr, b.chain.clearPending(s.memory))
+	return result, errors.Join(err,
+		// By its frames the thread would load it itself, but it does not go home
+		// by them as long as the tracer lives.
+		kernel.SetXState(b.thread.tid, b.xstate),
+		s.unmapStack(unmap, &last, err == nil),
+		b.chain.clearPending(s.memory))
 }
 
 // callStored makes one system call, after which the thread would go home by way
@@ -182,6 +186,9 @@ func (s *Session) callBetween(f Function, base uint64, last *kernel.Registers) (
 	frameAt := at + 16 + uint64(len(s.gadgets.tail()))
 	regs := f.registers(&b.regs, at, frameAt+ucontextBytes)
 	regs.RBX = b.chain.results - uint64(int64(s.gadgets.StoreAt))
+	if err := kernel.SetXState(b.thread.tid, freshXState(b.xstate)); err != nil {
+		return 0, err
+	}
 	if err := s.leave(&regs, everySignal&^faultSignals); err != nil {
 		return 0, err
 	}

@@ -125,6 +125,9 @@ func TestFunctionsLeaveNoTrace(t *testing.T) {
 						if want := 5030 + 5*n; got != want {
 							return fmt.Errorf("the function returned %d, not %d", got, want)
 						}
+						if rand.N(2) == 0 {
+							continue
+						}
 						results, err := s.Run([]Call{{Number: syscall.SYS_GETPID}, {Number: syscall.SYS_GETPID}})
 						if err != nil {
 							return err

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"syscall"
 	"time"
 
@@ -151,7 +152,8 @@ func (s *safeSearch) try(tid int) (obstacle, err error) {
 	if err != nil {
 		return s.lost(tid, err)
 	}
-	if status.State == 'D' || status.State == 'Z' || status.State == 'X' {
+	// Threads that SIGSTOP has stopped may hold locks, and would not go on.
+	if strings.IndexByte("DTtZX", status.State) >= 0 {
 		return noSafePointRefusal(s.process.PID(), fmt.Sprintf("thread %d is in state %c", tid, status.State)), nil
 	}
 	// A thread that is started meanwhile is not traced: it would wait for the end
@@ -185,10 +187,10 @@ func (s *safeSearch) try(tid int) (obstacle, err error) {
 
 // lost passes over a thread that has ended; the whole process is another matter.
 func (s *safeSearch) lost(tid int, err error) (obstacle, failure error) {
-	if s.process.HasThread(tid) && !errors.Is(err, errDeadThread) && !gone(err) {
+	if !s.process.Alive() || s.execed || s.process.HasThread(tid) && !errors.Is(err, errDeadThread) && !gone(err) {
 		return nil, err
 	}
-	if !s.process.Alive() || s.execed {
+	if err := s.checkIdentity(); err != nil {
 		return nil, err
 	}
 	delete(s.threads, tid)

@@ -138,7 +138,8 @@ static long callee_weigh(long a, long b, long c, long d, long e, const char *tex
 	volatile unsigned char room[200 << 10];
 	__attribute__((aligned(32))) volatile uint64_t aligned[4] = {1, 2, 3, 4};
 	if ((uintptr_t)aligned % 32) fail("the stack of a function");
-	__asm__ volatile("vmovdqa %0, %%ymm9\n fldpi\n fstp %%st(0)" : : "m"(aligned) : "ymm9", "memory");
+	__asm__ volatile("vmovdqa %0, %%ymm7\n vmovdqa %0, %%ymm0\n vmovdqa %0, %%ymm15\n fldpi\n fstp %%st(0)"
+		: : "m"(aligned) : "ymm0", "ymm7", "ymm15", "memory");
 	memset((void *)room, 1, sizeof room);
 	errno = 1234;
 	return a + 2 * b + 3 * c + 4 * d + 5 * e + (long)strlen(text) * 1000 + room[77] - 1;
