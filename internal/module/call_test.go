@@ -24,22 +24,23 @@ import (
 )
 
 // pinsEnv makes the test binary pin a module of a process over and over, until it
-// is killed.
+// is killed: its value is the process's id and the module's name.
 const pinsEnv = "VOS_TEST_PINS_OF"
 
 func holdPins(text string) error {
-	pid, err := strconv.Atoi(text)
-	if err != nil {
+	var pid int
+	var name string
+	if _, err := fmt.Sscan(text, &pid, &name); err != nil {
 		return err
 	}
 	p, err := Open(pid)
 	if err != nil {
 		return err
 	}
-	i := slices.IndexFunc(p.Modules, func(m *Module) bool { return m.Name == "libguest.so" })
+	i := slices.IndexFunc(p.Modules, func(m *Module) bool { return m.Name == name })
 	fmt.Println("ready")
 	for {
-		if err := p.Pin(context.Background(), p.Modules[i]); err != nil && !patient(err) {
+		if err := p.pin(context.Background(), p.Modules[i]); err != nil && !patient(err) {
 			return err
 		}
 	}
@@ -139,32 +140,39 @@ func TestPinOfClosed(t *testing.T) {
 	r.checkAlive(t)
 }
 
+// killPins kills a vOS that pins a module, at random instants.
+func killPins(t *testing.T, p *Process, name string, kills int) {
+	t.Helper()
+	for range kills {
+		helper := exec.Command(os.Args[0])
+		helper.Env = append(os.Environ(), fmt.Sprintf("%s=%d %s", pinsEnv, p.PID(), name))
+		helper.Stderr = os.Stderr
+		out, err := helper.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := helper.Start(); err != nil {
+			t.Fatal(err)
+		}
+		if line, err := bufio.NewReader(out).ReadString('\n'); err != nil || line != "ready\n" {
+			t.Fatalf("the helper said %q, %v", line, err)
+		}
+		time.Sleep(time.Duration(rand.Int64N(int64(10 * time.Millisecond))))
+		helper.Process.Kill()
+		if err := helper.Wait(); err == nil || err.Error() != "signal: killed" {
+			t.Fatalf("the helper ended by itself: %v", err)
+		}
+		time.Sleep(10 * time.Millisecond)
+		testbed.AssertUndisturbed(t, p.PID())
+	}
+}
+
 func TestPinKilled(t *testing.T) {
 	for _, threads := range []int{0, 8} {
 		t.Run(fmt.Sprint(threads, " threads"), func(t *testing.T) {
 			const kills = 100
 			r, p, m := runOpener(t, threads)
-			for range kills {
-				helper := exec.Command(os.Args[0])
-				helper.Env = append(os.Environ(), fmt.Sprintf("%s=%d", pinsEnv, p.PID()))
-				helper.Stderr = os.Stderr
-				out, err := helper.StdoutPipe()
-				if err != nil {
-					t.Fatal(err)
-				}
-				if err := helper.Start(); err != nil {
-					t.Fatal(err)
-				}
-				if line, err := bufio.NewReader(out).ReadString('\n'); err != nil || line != "ready\n" {
-					t.Fatalf("the helper said %q, %v", line, err)
-				}
-				time.Sleep(time.Duration(rand.Int64N(int64(10 * time.Millisecond))))
-				helper.Process.Kill()
-				if err := helper.Wait(); err == nil || err.Error() != "signal: killed" {
-					t.Fatalf("the helper ended by itself: %v", err)
-				}
-				r.checkAlive(t)
-			}
+			killPins(t, p, m.Name, kills)
 			left := callStacks(t, p)
 			t.Logf("%d kills left %d stacks", kills, left)
 			if left > kills/5 {
@@ -318,6 +326,12 @@ while True:
 			if test.mute {
 				return
 			}
+			p, err := Open(f.Pid())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer p.Close()
+			killPins(t, p, test.module, 20)
 			before, err := f.Report(t.Context())
 			if err != nil {
 				t.Fatal(err)
@@ -341,4 +355,27 @@ func TestPinInRedis(t *testing.T) {
 	if totals := load.Stop(); totals.Failed > 0 || totals.Served == 0 {
 		t.Errorf("%v: %v", totals, totals.Errors)
 	}
+}
+
+func TestPinInNginx(t *testing.T) {
+	nginx := testbed.RunNginx(t, testbed.NginxOptions{})
+	load := nginx.Load(t.Context(), testbed.LoadOptions{})
+	for _, pid := range nginx.Pids() {
+		pinMany(t, pid, "libz.so.1", 50)
+	}
+	if totals := load.Stop(); totals.Failed > 0 || totals.Served == 0 {
+		t.Errorf("%v: %v", totals, totals.Errors)
+	}
+}
+
+// A program whose only thread handles a signal all the time has no safe place.
+func TestPinRefused(t *testing.T) {
+	r := run(t, gcc(t, t.TempDir(), "allocator", "allocator.c"), "handler")
+	p := r.inspect(t)
+	refusals := api.Refusals(p.pin(t.Context(), module(t, p, "libc.so.6")))
+	if len(refusals) != 1 || refusals[0].Code != tracee.CodeNoSafePoint {
+		t.Errorf("refusals: %v", refusals)
+	}
+	t.Log(refusals)
+	r.checkAlive(t)
 }

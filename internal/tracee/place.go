@@ -262,8 +262,8 @@ func (s *Session) loaderConsistent(at uint64) (bool, error) {
 }
 
 // handlesSignal reports whether a signal frame lies on the stack: what the handler
-// has interrupted is not known. Each such frame holds the address of the code
-// that calls rt_sigreturn.
+// has interrupted is not known. Each such frame begins with the address of the code
+// that calls rt_sigreturn; that code has popped it.
 func (s *safeSearch) handlesSignal(stack uint64) (bool, error) {
 	maps, err := s.process.AppendMaps(s.maps[:0])
 	if err != nil {
@@ -274,29 +274,35 @@ func (s *safeSearch) handlesSignal(stack uint64) (bool, error) {
 	if !found {
 		return true, nil // on no stack at all
 	}
-	end := s.maps[i].End
-	if end-stack > maxStackScan {
-		end = stack&^(pageSize-1) + maxStackScan
-	}
-	touched, err := s.pagemap.TouchedPages(nil, stack&^(pageSize-1), end)
+	start := max(stack&^7-8, s.maps[i].Start)
+	end := min(s.maps[i].End, stack&^(pageSize-1)+maxStackScan)
+	touched, err := s.pagemap.TouchedPages(nil, start&^(pageSize-1), end)
 	if err != nil {
 		return false, err
 	}
 	buf := make([]byte, 64<<10)
 	for _, r := range touched {
-		for at := max(r.Start, stack&^7); at < r.End; at += uint64(len(buf)) {
+		for at := max(r.Start, start); at < r.End; {
 			part := buf[:min(uint64(len(buf)), r.End-at)]
 			if _, err := s.memory.ReadAt(part, int64(at)); err != nil {
 				return false, err
 			}
-			for ; len(part) >= 8; part = part[8:] {
-				if s.trampoline(binary.LittleEndian.Uint64(part)) {
+			for ; len(part) >= 8; part, at = part[8:], at+8 {
+				if s.trampoline(binary.LittleEndian.Uint64(part)) && s.signalFrame(at+8) {
 					return true, nil
 				}
 			}
 		}
 	}
 	return false, nil
+}
+
+// signalFrame reports whether a frame may be at an address, and not only the rest
+// of one that was used: no handler changes the code segment in it.
+func (s *safeSearch) signalFrame(at uint64) bool {
+	selectors := make([]byte, 2)
+	_, err := s.memory.ReadAt(selectors, int64(at+contextSelectors))
+	return err == nil && binary.LittleEndian.Uint16(selectors) == userCodeSegment
 }
 
 func compareMapping(m procfs.Mapping, at uint64) int {
