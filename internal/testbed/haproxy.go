@@ -6,7 +6,6 @@ import (
 	"crypto/tls"
 	"fmt"
 	"os"
-	"os/user"
 	"path/filepath"
 	"strings"
 )
@@ -46,7 +45,15 @@ func StartHAProxy(ctx context.Context, o HAProxyOptions) (*HAProxy, error) {
 		h.secure = identity.client
 	}
 	h.server, err = startServer(ctx, "haproxy", o.Env, func(folder string, port int) ([]string, error) {
-		return []string{program, "-db", "-f", "haproxy.cfg"}, h.write(folder, port, o, identity)
+		if err := h.write(folder, port, o, identity); err != nil {
+			return nil, err
+		}
+		var secret []string
+		if identity != nil {
+			secret = []string{filepath.Join(folder, "both.pem")}
+		}
+		argv, err := asAccount("haproxy", secret...)
+		return append(argv, program, "-db", "-f", "haproxy.cfg"), err
 	}, func(ctx context.Context, s *server) error { return tryHTTP(ctx, s.addr, h.files, h.secure) })
 	if err != nil {
 		return nil, err
@@ -78,13 +85,6 @@ func RunHAProxy(tb TB, o HAProxyOptions) *HAProxy {
 func (h *HAProxy) write(folder string, port int, o HAProxyOptions, identity *identity) error {
 	var c strings.Builder
 	fmt.Fprintf(&c, "global\n  nbthread %d\n  maxconn 1024\n  tune.bufsize 65536\n", o.Threads)
-	if os.Getuid() == 0 {
-		account := "nobody"
-		if _, err := user.Lookup("haproxy"); err == nil {
-			account = "haproxy"
-		}
-		fmt.Fprintf(&c, "  user %s\n", account)
-	}
 	c.WriteString("defaults\n  mode http\n  timeout client 1h\n  timeout connect 1h\n  timeout server 1h\n  timeout http-keep-alive 1h\n")
 	fmt.Fprintf(&c, "frontend load\n  bind 127.0.0.1:%d", port)
 	if identity != nil {

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"os"
 	"strconv"
 	"strings"
 	"time"
@@ -35,11 +34,8 @@ func StartMemcached(ctx context.Context, o MemcachedOptions) (*Memcached, error)
 		o.Threads = 4
 	}
 	s, err := startServer(ctx, "memcached", o.Env, func(_ string, port int) ([]string, error) {
-		argv := []string{o.Binary, "-l", "127.0.0.1", "-p", strconv.Itoa(port), "-U", "0", "-m", "64", "-t", strconv.Itoa(o.Threads)}
-		if os.Getuid() == 0 {
-			argv = append(argv, "-u", "nobody") // it refuses to run as root
-		}
-		return argv, nil
+		argv, err := asAccount("nobody") // it refuses to run as root
+		return append(argv, o.Binary, "-l", "127.0.0.1", "-p", strconv.Itoa(port), "-U", "0", "-m", "64", "-t", strconv.Itoa(o.Threads)), err
 	}, func(_ context.Context, s *server) error { return tryKeys(s.addr, memcachedDialect{}) })
 	if err != nil {
 		return nil, err

@@ -11,7 +11,6 @@ import (
 	"net"
 	"os"
 	"os/exec"
-	"os/user"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -45,16 +44,9 @@ func StartPostgres(ctx context.Context, o PostgresOptions) (*Postgres, error) {
 			return nil, err
 		}
 		// It refuses to run as root.
-		var as []string
-		if os.Getuid() == 0 {
-			uid, gid, err := account("postgres")
-			if err != nil {
-				return nil, err
-			}
-			if err := os.Chown(data, uid, gid); err != nil {
-				return nil, err
-			}
-			as = []string{"setpriv", "--reuid", strconv.Itoa(uid), "--regid", strconv.Itoa(gid), "--clear-groups"}
+		as, err := asAccount("postgres", data)
+		if err != nil {
+			return nil, err
 		}
 		initdb := append(slices.Clone(as), filepath.Join(bin, "initdb"), "-D", data, "-A", "trust", "-U", "vos", "-E", "UTF8",
 			"--locale=C", "--no-sync", "--no-instructions")
@@ -63,10 +55,6 @@ func StartPostgres(ctx context.Context, o PostgresOptions) (*Postgres, error) {
 		cmd.Env = append(os.Environ(), o.Env...)
 		if out, err := cmd.CombinedOutput(); err != nil {
 			return nil, fmt.Errorf("initdb: %w: %s", err, out)
-		}
-		if as != nil {
-			// A change of the account takes the death signal back.
-			as = append(as, "--pdeathsig", "TERM")
 		}
 		return append(as, filepath.Join(bin, "postgres"), "-D", data, "-p", strconv.Itoa(port), "-c", "listen_addresses=127.0.0.1",
 			"-c", "unix_socket_directories=", "-c", "fsync=off", "-c", "autovacuum=off", "-c", "jit=off", "-c", "shared_buffers=16MB"), nil
@@ -84,21 +72,6 @@ func StartPostgres(ctx context.Context, o PostgresOptions) (*Postgres, error) {
 	}
 	s.end = syscall.SIGINT // SIGTERM would wait for its clients
 	return &Postgres{s}, nil
-}
-
-// account returns the ids of a user.
-func account(name string) (uid, gid int, err error) {
-	u, err := user.Lookup(name)
-	if err != nil {
-		return 0, 0, err
-	}
-	if uid, err = strconv.Atoi(u.Uid); err != nil {
-		return 0, 0, fmt.Errorf("look up %s: %w", name, err)
-	}
-	if gid, err = strconv.Atoi(u.Gid); err != nil {
-		return 0, 0, fmt.Errorf("look up %s: %w", name, err)
-	}
-	return uid, gid, nil
 }
 
 // RunPostgres is [StartPostgres] for the length of a test.

@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"os/user"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -106,6 +107,34 @@ func tryServer(ctx context.Context, name string, env []string,
 		case <-time.After(5 * time.Millisecond):
 		}
 	}
+}
+
+// asAccount returns what to put before a command that is to run as another user
+// where root starts it, and gives that user the files. The kernel takes the death
+// signal from a process that changes its user (commit_creds in kernel/cred.c), so
+// a server that did so by itself would outlive a killed test run.
+func asAccount(name string, files ...string) (prefix []string, err error) {
+	if os.Getuid() != 0 {
+		return nil, nil
+	}
+	u, err := user.Lookup(name)
+	if err != nil {
+		return nil, err
+	}
+	uid, err := strconv.Atoi(u.Uid)
+	if err != nil {
+		return nil, fmt.Errorf("look up %s: %w", name, err)
+	}
+	gid, err := strconv.Atoi(u.Gid)
+	if err != nil {
+		return nil, fmt.Errorf("look up %s: %w", name, err)
+	}
+	for _, file := range files {
+		if err := os.Chown(file, uid, gid); err != nil {
+			return nil, err
+		}
+	}
+	return []string{"setpriv", "--reuid", u.Uid, "--regid", u.Gid, "--clear-groups", "--pdeathsig", "TERM"}, nil
 }
 
 // printed returns the end of what the server printed or logged.
