@@ -101,6 +101,7 @@ const (
 	debugMap   = 8
 	debugState = 24
 
+	linkBiasAt = 0
 	linkNameAt = 8
 	linkNextAt = 24
 	linkSize   = 32

@@ -17,7 +17,6 @@ const (
 	codeGenerations  api.Code = "too_many_generations"
 	codeAddedData    api.Code = "added_data"
 	codeStaging      api.Code = "staging_failed"
-	codeCannotPin    api.Code = "may_be_unloaded"
 	codeMerges       api.Code = "too_many_initial_values"
 	codeVIN          api.Code = "vin_corrupt"
 	codeUnwinding    api.Code = "unwinding_unknown"

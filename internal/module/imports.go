@@ -234,17 +234,13 @@ func (in *imports) lookup(s dso.Symbol) (uint64, bool, error) {
 // list of them goes: the executable, then the libraries in the order of loading.
 func (p *Process) searchOrder() ([]*Module, error) {
 	byBias := make(map[uint64]*Module)
-	var executable *Module
 	for _, m := range p.Modules {
 		if m.Object == nil || m.Staged() {
 			continue
 		}
 		byBias[m.Bias] = m
-		if m.Kind == Executable {
-			executable = m
-		}
 	}
-	list, err := p.linkMap(executable)
+	list, err := p.linkMap()
 	if err != nil {
 		return nil, err
 	}
@@ -259,14 +255,7 @@ func (p *Process) searchOrder() ([]*Module, error) {
 
 // linkMap returns the load addresses of the loader's list of modules: struct
 // r_debug and struct link_map of <link.h>, which musl has, too.
-func (p *Process) linkMap(executable *Module) ([]uint64, error) {
-	const (
-		most                       = 1 << 16
-		debugMap, mapAddr, mapNext = 8, 0, 24
-	)
-	if executable == nil {
-		return nil, fmt.Errorf("read the loader's list of modules: process %d has no executable that can be read", p.PID())
-	}
+func (p *Process) linkMap() ([]uint64, error) {
 	memory, err := p.openMemory()
 	if err != nil {
 		return nil, err
@@ -278,48 +267,27 @@ func (p *Process) linkMap(executable *Module) ([]uint64, error) {
 		}
 		return binary.LittleEndian.Uint64(b[:]), nil
 	}
-	debug, err := p.debugAddress(executable, word)
+	debug, err := p.loaderDebug()
 	if err != nil {
 		return nil, err
+	}
+	if debug == 0 {
+		return nil, fmt.Errorf("read the loader's list of modules: process %d has none: %w", p.PID(), procfs.ErrUnmapped)
 	}
 	at, err := word(debug + debugMap)
 	if err != nil {
 		return nil, err
 	}
 	var list []uint64
-	for at != 0 && len(list) < most {
-		bias, err := word(at + mapAddr)
+	for at != 0 && len(list) < maxLinks {
+		bias, err := word(at + linkBiasAt)
 		if err != nil {
 			return nil, err
 		}
 		list = append(list, bias)
-		if at, err = word(at + mapNext); err != nil {
+		if at, err = word(at + linkNextAt); err != nil {
 			return nil, err
 		}
 	}
 	return list, nil
-}
-
-// debugAddress returns where struct r_debug is: the loader stores it into the
-// executable's DT_DEBUG.
-func (p *Process) debugAddress(executable *Module, word func(uint64) (uint64, error)) (uint64, error) {
-	for _, s := range executable.Object.Segments {
-		if s.Type != elf.PT_DYNAMIC {
-			continue
-		}
-		for at := s.Vaddr + executable.Bias; at+16 <= s.Vaddr+s.Memsz+executable.Bias; at += 16 {
-			tag, err := word(at)
-			if err != nil {
-				return 0, err
-			}
-			if elf.DynTag(tag) != elf.DT_DEBUG {
-				continue
-			}
-			debug, err := word(at + 8)
-			if err == nil && debug != 0 {
-				return debug, nil
-			}
-		}
-	}
-	return 0, fmt.Errorf("find the loader's list of modules of process %d: %s has none: %w", p.PID(), executable.Name, procfs.ErrUnmapped)
 }

@@ -239,12 +239,20 @@ func (p *Process) CommitReplacement(ctx context.Context, r *Replacement) (done R
 	if r.Empty() {
 		return done, nil
 	}
+	if r.Generation > 0 {
+		if err := p.Pin(ctx, r.Module); err != nil {
+			return done, err
+		}
+	}
 	if r.Image != nil {
 		times, err := p.stageInto(ctx, r)
 		done.Times.Borrow = times.Borrow
 		if err != nil {
 			return done, fmt.Errorf("stage %s in process %d: %w", r.Module.Name, p.PID(), err)
 		}
+	}
+	if err := p.letUnwind(ctx, r); err != nil {
+		return done, err
 	}
 	const tries, pause = 400, 5 * time.Millisecond
 	for {

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/virtualizing-os/vos/internal/api"
+	"github.com/virtualizing-os/vos/internal/module/stage"
 	"github.com/virtualizing-os/vos/internal/procfs"
 	"github.com/virtualizing-os/vos/internal/vin"
 )
@@ -63,8 +64,12 @@ func (p *Process) findVINs() {
 		}
 	}
 	for _, m := range p.Modules {
-		if m.Staged() && m.origin == nil {
-			p.leftover = append(p.leftover, procfs.PageRange{Start: m.start, End: m.end})
+		if !m.Staged() || m.origin != nil {
+			continue
+		}
+		// What the program's unwinder knows of must stay.
+		if state, err := p.readWord(m.end + unwindState); err != nil || state == unwindUntold {
+			p.leftover = append(p.leftover, procfs.PageRange{Start: m.start, End: m.end + stage.Spare})
 		}
 	}
 }

@@ -49,6 +49,10 @@ func (p *Process) PlanReplace(ctx context.Context, m *Module, b *Build, opt matc
 		r.Refusals = refusals
 		return r, nil
 	}
+	if r.Generation = m.Generation; r.To == "" {
+		r.refuse(match.CodeNoBuildID, b.Path, "without a build-id nobody can tell which build a process runs", match.Codes()[match.CodeNoBuildID])
+		return r, nil
+	}
 	status, err := p.Status()
 	if err != nil {
 		return nil, err
@@ -58,7 +62,7 @@ func (p *Process) PlanReplace(ctx context.Context, m *Module, b *Build, opt matc
 		return r, nil
 	}
 	r.before = p.vins[m]
-	if r.To != "" && r.From == r.To && (r.before == nil || r.before.Pending() == (vin.Pending{})) {
+	if r.From == r.To && (r.before == nil || r.before.Pending() == (vin.Pending{})) {
 		return r, nil
 	}
 	if refusal, err := p.intact(ctx, m); err != nil || refusal != nil {
@@ -69,11 +73,15 @@ func (p *Process) PlanReplace(ctx context.Context, m *Module, b *Build, opt matc
 	}
 	if r.before != nil {
 		for n, g := range r.before.Generations() {
-			if g.BuildID == r.To && r.To != "" {
+			if g.BuildID == r.To {
 				r.Generation = n
 				p.planSwitch(r)
 				return r, nil
 			}
+		}
+		if r.before.Generations()[m.Generation].Flags&hasOwnData != 0 {
+			r.refuse(codeAddedData, m.Name, fmt.Sprintf("generation %d has variables that the first build lacks, and a third one would not see their values", m.Generation), askRestart)
+			return r, nil
 		}
 	}
 	old, err := p.files.open(p.Process, m.mapping)
@@ -105,6 +113,9 @@ func (p *Process) cannotReplace(m *Module) []api.Refusal {
 	}
 	refuse := func(detail, remedy string) []api.Refusal {
 		return []api.Refusal{{Code: codeKind, Subject: m.Name, Detail: detail, Remedy: remedy}}
+	}
+	if len(p.vinErrors) > 0 {
+		return []api.Refusal{{Code: codeVIN, Subject: m.Name, Detail: errors.Join(p.vinErrors...).Error(), Remedy: restart}}
 	}
 	switch {
 	case m.Kind == VDSO:
@@ -139,7 +150,7 @@ func (p *Process) planStage(r *Replacement, b *Build) error {
 	m, o := r.Module, b.Object
 	low, high := o.Span()
 	low, high = low&^(procfs.PageSize-1), (high+procfs.PageSize-1)&^(procfs.PageSize-1)
-	size := high - low
+	size := high - low + stage.Spare
 	table, code := uint64(0), uint64(0)
 	if r.before == nil {
 		table, code = vin.Size(r.capacity())
@@ -167,6 +178,13 @@ func (p *Process) planStage(r *Replacement, b *Build) error {
 	}
 	return p.planEntries(r, at, bias)
 }
+
+// The flags of a generation: the number of the one that ran when it was mapped,
+// and whether it has writable data that the first build lacks.
+const (
+	beforeMask = 0xffff
+	hasOwnData = 1 << 32
+)
 
 // capacity returns for how many functions, and import slots, of the module a vIN
 // has room: for all that may ever be redirected.
@@ -199,6 +217,9 @@ func (p *Process) planEntries(r *Replacement, at, bias uint64) error {
 	}
 	g := vin.Generation{BuildID: r.To, Name: r.Module.Name, Bias: bias, Start: r.Image.Start, End: r.Image.Start + r.Image.Size,
 		Digest: sha256.Sum256(r.Image.File), Flags: uint64(r.vin.Current())}
+	if r.Match.Figures.Objects[match.Added.String()] > 0 {
+		g.Flags |= hasOwnData
+	}
 	r.Generation, err = r.vin.AddGeneration(g)
 	if errors.Is(err, vin.ErrFull) {
 		r.refuse(codeGenerations, m.Name, fmt.Sprintf("%d generations of it are in the process", vin.MaxGenerations), askRestart)

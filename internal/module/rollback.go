@@ -28,10 +28,10 @@ func (p *Process) PlanRollback(m *Module) (*Replacement, error) {
 // its record's flags say so.
 func generationBefore(v *vin.Vin, number int) int {
 	all := v.Generations()
-	if number >= len(all) || all[number].Flags >= uint64(number) {
+	if number >= len(all) || all[number].Flags&beforeMask >= uint64(number) {
 		return 0
 	}
-	return int(all[number].Flags)
+	return int(all[number].Flags & beforeMask)
 }
 
 // planSwitch plans to let a generation take over that the process has.

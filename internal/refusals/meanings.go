@@ -38,7 +38,6 @@ var meanings = map[api.Code]meaning{
 	"entry_not_movable":       {"the first instructions of a function that is no export can't be led to the new build", "restart the program to use the new build"},
 	"file_untrusted":          {"others than root and the program's user own the build's file, or may write to it", "chown root and chmod go-w the file, if it can be trusted"},
 	"import_unresolved":       {"the new build needs a function or object that no module of the program has", "restart the program to use the new build"},
-	"may_be_unloaded":         {"the program may close the module, and can't be kept from it", "restart the program to use the new build"},
 	"module_corrupt":          {"the module that runs differs from its file, by which builds are compared", "vos refresh, then try again"},
 	"no_function":             {"the program's C library does not export a function that has to be called", "restart the program"},
 	"no_generation_before":    {"the build runs that the program loaded: there is nothing to roll back", "nothing is needed"},

@@ -51,13 +51,16 @@ type Mapping struct {
 
 const page = dso.PageSize
 
+// Spare is the bytes of zeros that are mapped behind the build, for the caller.
+const Spare = page
+
 // Make stages the new build of a match.
 func Make(in Input) (*Image, error) {
 	o := in.Match.New.Object
 	im := &Image{File: slices.Clone(in.File)}
 	start, end := o.Span()
 	start, end = start&^(page-1), (end+page-1)&^(page-1)
-	im.Start, im.Size, im.Bias = start+in.NewBias, end-start, in.NewBias
+	im.Start, im.Size, im.Bias = start+in.NewBias, end-start+Spare, in.NewBias
 
 	moved, err := im.moveWritable(o)
 	if err != nil {
@@ -154,6 +157,7 @@ func (im *Image) lay(o *dso.Object, bias uint64, moves []move) {
 			im.Mappings = append(im.Mappings, Mapping{fileEnd + bias, end - fileEnd, 0, elf.PF_R | elf.PF_W, true})
 		}
 	}
+	im.Mappings = append(im.Mappings, Mapping{im.Start + im.Size - Spare, Spare, 0, elf.PF_R | elf.PF_W, true})
 	slices.SortFunc(im.Mappings, func(a, b Mapping) int {
 		if a.Start < b.Start {
 			return -1
