@@ -6,12 +6,14 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"syscall"
 	"time"
 
 	"github.com/virtualizing-os/vos/internal/api"
+	"github.com/virtualizing-os/vos/internal/procfs"
 	"github.com/virtualizing-os/vos/internal/tracee"
 	"github.com/virtualizing-os/vos/internal/vin"
 )
@@ -26,8 +28,8 @@ const (
 )
 
 // stageInto maps a planned generation, and the vIN where there is none yet, into
-// the process: from one borrowed thread, while the others run. Nothing leads
-// there yet.
+// the process: from one thread, borrowed twice for some microseconds, while the
+// others run. Nothing leads there yet. The times are of the longer one.
 //
 // A memfd holds what is mapped, so nothing on a disk can be full or change, and
 // the pages can be compared with it later. It is closed again.
@@ -44,23 +46,47 @@ func (p *Process) stageInto(ctx context.Context, r *Replacement) (tracee.Times, 
 			{c.Base + table, code, table, syscall.PROT_READ | syscall.PROT_EXEC, false},
 		}})
 	}
-	return tracee.Do(ctx, p.Process, tracee.Options{Identity: p.identity}, func(s *tracee.Session) error {
-		if err := s.Borrow(); err != nil {
-			return err
-		}
+	worst := tracee.Times{}
+	session := func(f func(*tracee.Session) error) error {
+		times, err := tracee.Do(ctx, p.Process, tracee.Options{Identity: p.identity}, func(s *tracee.Session) error {
+			if err := s.Borrow(); err != nil {
+				return err
+			}
+			return f(s)
+		})
+		worst.Borrow = max(worst.Borrow, times.Borrow)
+		return err
+	}
+	left, err := p.leftCalls()
+	if err != nil {
+		return worst, err
+	}
+	err = session(func(s *tracee.Session) error {
 		if err := s.Permits(stagingCalls(files)); err != nil {
 			return err
 		}
-		if err := p.sweep(s); err != nil {
-			return err
-		}
-		for i := range files {
-			if err := p.mapStaged(s, &files[i]); err != nil {
-				return errors.Join(err, discard(s, files[:i+1]))
+		if len(left) > 0 {
+			if _, err := s.Run(left); err != nil {
+				return err
 			}
 		}
-		return nil
+		return openStaged(s, files)
 	})
+	if err == nil {
+		err = p.fill(files)
+	}
+	if err == nil {
+		err = session(func(s *tracee.Session) error {
+			if err := p.stillOpen(files); err != nil {
+				return err
+			}
+			return mapStaged(s, files)
+		})
+	}
+	if err != nil && !errors.Is(err, procfs.ErrGone) && slices.ContainsFunc(files, func(f staged) bool { return f.open || f.mapped }) {
+		err = errors.Join(err, session(func(s *tracee.Session) error { return discard(s, files) }))
+	}
+	return worst, err
 }
 
 // stagingCalls are calls like those that staging takes: some arguments are not
@@ -109,61 +135,130 @@ func protection(f elf.ProgFlag) uint64 {
 	return prot
 }
 
-// mapStaged creates the memfd, reserves its span, fills it and maps its parts.
-func (p *Process) mapStaged(s *tracee.Session, f *staged) error {
-	name, err := s.Data(append([]byte(f.name), 0))
+// openStaged creates the memfds.
+func openStaged(s *tracee.Session, files []staged) error {
+	var names []byte
+	var offsets []uint64
+	for _, f := range files {
+		offsets = append(offsets, uint64(len(names)))
+		names = append(append(names, f.name...), 0)
+	}
+	at, err := s.Data(names)
 	if err != nil {
 		return err
 	}
-	f.fd, err = s.Call(sysMemfdCreate, name, mfdCloexec|mfdAllowSealing|mfdExec)
-	if errors.Is(err, syscall.EINVAL) { // an older kernel
-		f.fd, err = s.Call(sysMemfdCreate, name, mfdCloexec|mfdAllowSealing)
-	}
-	if err != nil {
-		return stagingRefusal(f, "make a memfd", err)
-	}
-	f.open = true
-	at, err := s.Call(syscall.SYS_MMAP, f.start, f.size, syscall.PROT_NONE, syscall.MAP_PRIVATE|mapFixedNoReplace|syscall.MAP_NORESERVE, f.fd, 0)
-	if err == nil && at != f.start { // older than Linux 4.17: only a hint
-		_, unmapErr := s.Call(syscall.SYS_MUNMAP, at, f.size)
-		err = errors.Join(syscall.EEXIST, unmapErr)
-	}
-	if err != nil {
-		return stagingRefusal(f, "reserve addresses", err)
-	}
-	f.mapped = true
-	if err := p.fill(f); err != nil {
-		return stagingRefusal(f, "fill the memfd", err)
-	}
-	calls := make([]tracee.Call, 0, len(f.parts)+1)
-	for _, m := range f.parts {
-		flags, fd := uint64(syscall.MAP_PRIVATE|syscall.MAP_FIXED), f.fd
-		if m.anonymous {
-			flags, fd = flags|syscall.MAP_ANONYMOUS, ^uint64(0)
+	for _, flags := range []uint64{mfdCloexec | mfdAllowSealing | mfdExec, mfdCloexec | mfdAllowSealing} {
+		var calls []tracee.Call
+		for _, offset := range offsets {
+			calls = append(calls, tracee.Call{Number: sysMemfdCreate, Args: [6]uint64{at + offset, flags}})
 		}
-		calls = append(calls, tracee.Call{Number: syscall.SYS_MMAP, Args: [6]uint64{m.start, m.size, m.protection, flags, fd, m.offset}})
+		results, err := s.Run(calls)
+		if err != nil {
+			return err
+		}
+		older := false
+		for i := range files {
+			switch err := calls[i].Err(results[i]); {
+			case errors.Is(err, syscall.EINVAL):
+				older = true // than the flag
+			case err != nil:
+				return stagingRefusal(&files[i], "make a memfd", err)
+			default:
+				files[i].fd, files[i].open = results[i], true
+			}
+		}
+		if !older {
+			return nil
+		}
 	}
-	calls = append(calls, tracee.Call{Number: syscall.SYS_CLOSE, Args: [6]uint64{f.fd}})
-	results, err := s.Run(calls)
+	return stagingRefusal(&files[0], "make a memfd", syscall.EINVAL)
+}
+
+// mapStaged reserves the spans, maps the parts and closes the memfds.
+func mapStaged(s *tracee.Session, files []staged) error {
+	var reserve, parts []tracee.Call
+	for _, f := range files {
+		reserve = append(reserve, tracee.Call{Number: syscall.SYS_MMAP, Args: [6]uint64{f.start, f.size, syscall.PROT_NONE, syscall.MAP_PRIVATE | mapFixedNoReplace | syscall.MAP_NORESERVE, f.fd}})
+		for _, m := range f.parts {
+			flags, fd := uint64(syscall.MAP_PRIVATE|syscall.MAP_FIXED), f.fd
+			if m.anonymous {
+				flags, fd = flags|syscall.MAP_ANONYMOUS, ^uint64(0)
+			}
+			parts = append(parts, tracee.Call{Number: syscall.SYS_MMAP, Args: [6]uint64{m.start, m.size, m.protection, flags, fd, m.offset}})
+		}
+	}
+	results, err := s.Run(reserve)
 	if err != nil {
 		return err
 	}
-	f.open = calls[len(calls)-1].Err(results[len(calls)-1]) != nil
-	for i := range f.parts {
-		if err := calls[i].Err(results[i]); err != nil {
-			return stagingRefusal(f, fmt.Sprintf("map 0x%x-0x%x", f.parts[i].start, f.parts[i].start+f.parts[i].size), err)
+	var errs []error
+	for i := range files {
+		err := reserve[i].Err(results[i])
+		if err == nil && results[i] != files[i].start { // older than Linux 4.17: only a hint
+			_, unmapErr := s.Call(syscall.SYS_MUNMAP, results[i], files[i].size)
+			err = errors.Join(syscall.EEXIST, unmapErr)
+		}
+		if err != nil {
+			errs = append(errs, stagingRefusal(&files[i], "reserve addresses", err))
+		}
+		files[i].mapped = err == nil
+	}
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	closing := len(parts)
+	for _, f := range files {
+		parts = append(parts, tracee.Call{Number: syscall.SYS_CLOSE, Args: [6]uint64{f.fd}})
+	}
+	if results, err = s.Run(parts); err != nil {
+		return err
+	}
+	for i := range parts {
+		switch err := parts[i].Err(results[i]); {
+		case i >= closing:
+			files[i-closing].open = err != nil
+		case err != nil:
+			return stagingRefusal(&files[0], fmt.Sprintf("map 0x%x-0x%x", parts[i].Args[0], parts[i].Args[0]+parts[i].Args[1]), err)
 		}
 	}
 	return nil
 }
 
-// fill writes the memfd from outside, and seals it.
-func (p *Process) fill(f *staged) (err error) {
+// errReused is that the program has closed a descriptor that it does not know.
+var errReused = errors.New("the program has closed its descriptor meanwhile")
+
+// stillOpen checks that the descriptors lead to the memfds.
+func (p *Process) stillOpen(files []staged) error {
+	for i := range files {
+		f := &files[i]
+		if link, err := p.Descriptor(int(f.fd)); err != nil || !strings.HasPrefix(link, memfd+f.name) {
+			f.open = false
+			return stagingRefusal(f, "map the memfd", errors.Join(errReused, err))
+		}
+	}
+	return nil
+}
+
+// fill writes the memfds from outside, while the program runs.
+func (p *Process) fill(files []staged) error {
+	for i := range files {
+		if err := p.fillOne(&files[i]); err != nil {
+			return stagingRefusal(&files[i], "get the build into its memfd", err)
+		}
+	}
+	return nil
+}
+
+func (p *Process) fillOne(f *staged) (err error) {
 	file, err := p.OpenDescriptor(int(f.fd), syscall.O_RDWR)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, file.Close()) }()
+	if link, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", file.Fd())); err != nil || !strings.HasPrefix(link, memfd+f.name) {
+		f.open = false
+		return errors.Join(errReused, err)
+	}
 	if err := file.Truncate(int64(max(f.size, uint64(len(f.image))))); err != nil {
 		return err
 	}
@@ -201,27 +296,23 @@ func discard(s *tracee.Session, files []staged) error {
 	return err
 }
 
-// sweep takes out what a replacement left that was killed: mappings that nothing
-// leads to, and descriptors.
-func (p *Process) sweep(s *tracee.Session) error {
+// leftCalls are the calls that take out what a replacement left that was killed:
+// mappings that nothing leads to, and descriptors.
+func (p *Process) leftCalls() ([]tracee.Call, error) {
 	var calls []tracee.Call
 	for _, r := range p.leftover {
 		calls = append(calls, tracee.Call{Number: syscall.SYS_MUNMAP, Args: [6]uint64{r.Start, r.End - r.Start}})
 	}
 	descriptors, err := p.Descriptors()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	for fd, link := range descriptors {
 		if strings.HasPrefix(link, memfd+ownPrefix) {
 			calls = append(calls, tracee.Call{Number: syscall.SYS_CLOSE, Args: [6]uint64{uint64(fd)}})
 		}
 	}
-	if len(calls) == 0 {
-		return nil
-	}
-	_, err = s.Run(calls)
-	return err
+	return calls, nil
 }
 
 // A Replaced is how a replacement went.
@@ -306,11 +397,6 @@ func (p *Process) switchTo(ctx context.Context, r *Replacement) (tracee.Times, e
 	return tracee.Do(ctx, p.Process, tracee.Options{Avoid: avoid, Identity: p.identity}, func(s *tracee.Session) error {
 		if err := s.StopAll(); err != nil {
 			return err
-		}
-		if r.Module.Opened {
-			if err := p.stillMapped([]*Plan{{Module: r.Module}}); err != nil {
-				return err
-			}
 		}
 		writes, err := p.entryWrites(s, r)
 		if err != nil {

@@ -299,7 +299,7 @@ func (p *Process) nameKinds() {
 func (p *Process) findOpened() {
 	byName := make(map[string]*Module)
 	for _, m := range p.Modules {
-		if _, taken := byName[m.Name]; !taken {
+		if _, taken := byName[m.Name]; !taken && !m.Staged() {
 			byName[m.Name] = m
 		}
 	}

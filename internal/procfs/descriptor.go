@@ -17,6 +17,15 @@ func (p *Process) OpenDescriptor(fd, flags int) (*os.File, error) {
 	return file, nil
 }
 
+// Descriptor returns what one descriptor leads to, as Descriptors does.
+func (p *Process) Descriptor(fd int) (string, error) {
+	link, err := p.readSharedLink("fd/" + strconv.Itoa(fd))
+	if err != nil {
+		return "", p.failed("look at descriptor "+strconv.Itoa(fd)+" of", err)
+	}
+	return link, nil
+}
+
 // Descriptors returns what the open descriptors of the process lead to, as
 // readlink(2) tells it: "/path", "socket:[123]", "/memfd:name (deleted)".
 func (p *Process) Descriptors() (map[int]string, error) {
