@@ -2,6 +2,7 @@ package tracee
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"hash/crc32"
 
@@ -65,6 +66,11 @@ func (s *Session) place(a scratch, t *thread, length uint64) (uint64, error) {
 			return 0, err
 		}
 	}
+	if len(touched) > 0 {
+		if covered, ok := s.readSeal(at, length); ok && covered < length-sealBytes {
+			return 0, &unfinished{area: Range{a.start, a.start + need}, at: at, length: length}
+		}
+	}
 	farAbove := t.tid == s.process.PID() && t.regs.RSP < a.end && t.regs.RSP >= a.start+need+deadDistance
 	if len(touched) == 0 || farAbove {
 		return at, nil
@@ -102,27 +108,10 @@ func encodeSeal(covered []byte) []byte {
 }
 
 // sealed reports whether the touched pages of an area hold what a session left
-// there. If the session died before its end only the way home is sealed; what
-// else is touched is then taken for its own, too.
+// there that came to its end.
 func (s *Session) sealed(area Range, touched []procfs.PageRange, at, length uint64) bool {
-	memory := make([]byte, length)
-	if _, err := s.memory.ReadAt(memory, int64(at)); err != nil {
+	if covered, ok := s.readSeal(at, length); !ok || covered < length-sealBytes {
 		return false
-	}
-	seal := memory[length-sealBytes:]
-	if string(seal[:len(sealMagic)]) != sealMagic {
-		return false
-	}
-	covered := binary.LittleEndian.Uint64(seal[16:])
-	if covered > length-sealBytes {
-		return false
-	}
-	content := memory[length-sealBytes-covered : length-sealBytes]
-	if string(encodeSeal(content)) != string(seal) {
-		return false
-	}
-	if covered < length-sealBytes {
-		return true
 	}
 	for _, r := range touched {
 		if r.Start < at&^(pageSize-1) || r.End > area.End {
@@ -131,3 +120,54 @@ func (s *Session) sealed(area Range, touched []procfs.PageRange, at, length uint
 	}
 	return true
 }
+
+// readSeal returns how many bytes the seal covers of the memory of a chain; ok is
+// false where there is none that fits.
+func (s *Session) readSeal(at, length uint64) (covered uint64, ok bool) {
+	memory := make([]byte, length)
+	if _, err := s.memory.ReadAt(memory, int64(at)); err != nil {
+		return 0, false
+	}
+	seal := memory[length-sealBytes:]
+	if string(seal[:len(sealMagic)]) != sealMagic {
+		return 0, false
+	}
+	covered = binary.LittleEndian.Uint64(seal[16:])
+	if covered > length-sealBytes {
+		return 0, false
+	}
+	content := memory[length-sealBytes-covered : length-sealBytes]
+	return covered, string(encodeSeal(content)) == string(seal)
+}
+
+// unfinished is that the scratch memory is of a session that died before its end.
+// A thread may still be on the way home that stands there: it need not have run
+// since.
+type unfinished struct {
+	area       Range
+	at, length uint64
+}
+
+func (u *unfinished) Error() string { return "a session that died has left its scratch memory" }
+
+// settle waits until every thread has come home from a session that died, and
+// seals what that has left, all that is touched of it included. It is a session
+// of its own, with all threads stopped.
+func (s *Session) settle(u *unfinished) error {
+	if err := s.StopAll(); err != nil {
+		return err
+	}
+	for _, t := range s.threads {
+		if t.regs.RSP >= u.area.Start && t.regs.RSP < u.area.End {
+			return errOnItsWay
+		}
+	}
+	memory := make([]byte, u.length-sealBytes)
+	if _, err := s.memory.ReadAt(memory, int64(u.at)); err != nil {
+		return err
+	}
+	_, err := s.memory.WriteAt(encodeSeal(memory), int64(u.at+u.length-sealBytes))
+	return err
+}
+
+var errOnItsWay = errors.New("a thread is on its way home from a session that died")

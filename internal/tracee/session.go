@@ -84,10 +84,31 @@ func Do(ctx context.Context, process *procfs.Process, options Options, f func(*S
 	var times Times
 	var err error
 	kernel.OnOwnThread(func() { times, err = session(ctx, process, options, f) })
+	var left *unfinished
+	if errors.As(err, &left) {
+		if err = settle(ctx, process, options, left); err == nil {
+			kernel.OnOwnThread(func() { times, err = session(ctx, process, options, f) })
+		}
+	}
 	if err != nil && !errors.Is(err, procfs.ErrGone) && ends(process, err) {
 		err = fmt.Errorf("%w: %w", procfs.ErrGone, err)
 	}
 	return times, err
+}
+
+// settle brings a process in order that a session has left by its death.
+func settle(ctx context.Context, process *procfs.Process, options Options, left *unfinished) (err error) {
+	for end := time.Now().Add(time.Second); ; time.Sleep(time.Millisecond) {
+		kernel.OnOwnThread(func() {
+			_, err = session(ctx, process, options, func(s *Session) error { return s.settle(left) })
+		})
+		if !errors.Is(err, errOnItsWay) {
+			return err
+		}
+		if time.Now().After(end) {
+			return noScratchRefusal(process.PID(), err.Error())
+		}
+	}
 }
 
 // ends reports whether a failed session's process has ended. Where the error is
