@@ -57,7 +57,8 @@ func overwritten(code []byte) ([]byte, error) {
 
 // move returns the trampoline for instructions at from: the same ones for
 // address to, and a jump to behind them. What is relative to RIP gets another
-// distance, short branches become near ones: two of 2 bytes grow to 6 each in
+// distance, a call that ends them pushes the address behind the original one,
+// short branches become near ones: two of 2 bytes grow to 6 each in
 // front of one of 15 bytes, so with the jump it is 32 bytes at most.
 func move(code []byte, from, to uint64) ([]byte, error) {
 	a := x86.NewAssembler(to)
@@ -73,11 +74,15 @@ func move(code []byte, from, to uint64) ([]byte, error) {
 		if relative && target >= from && target < end {
 			return nil, fmt.Errorf("instruction at +%d refers to the bytes of the veneer: %w", n, ErrCannotMove)
 		}
+		if inst.Flow == x86.Call && n+inst.Len == len(code) {
+			moveCall(a, target, end)
+			continue
+		}
 		if err := moveOne(a, &inst, code[n:n+inst.Len], target); err != nil {
 			return nil, fmt.Errorf("move instruction at +%d: %w", n, err)
 		}
 	}
-	if !inst.IsTerminator() {
+	if !inst.IsTerminator() && inst.Flow != x86.Call {
 		a.Jmp(a.LabelAt(end))
 	}
 	moved, err := a.Code()
@@ -90,9 +95,22 @@ func move(code []byte, from, to uint64) ([]byte, error) {
 	return moved, nil
 }
 
-// errFlow is why calls and others stay where they are: their return address, or
-// where a signal finds them, would show the trampoline; or they have no near form.
-var errFlow = errors.New("calls, loops, system calls and traps stay")
+// moveCall calls target as if from where the call stood, which ends at end: what
+// is called returns there, and sees that address alone.
+func moveCall(a *x86.Assembler, target, end uint64) {
+	code := []byte{
+		0x68, 0, 0, 0, 0, // push imm32, sign-extended to 8 bytes
+		0xc7, 0x44, 0x24, 4, 0, 0, 0, 0, // movl imm32, 4(%rsp)
+	}
+	binary.LittleEndian.PutUint32(code[1:], uint32(end))
+	binary.LittleEndian.PutUint32(code[9:], uint32(end>>32))
+	a.Raw(code...)
+	a.Jmp(a.LabelAt(target))
+}
+
+// errFlow is why others stay where they are: their return address, or where a
+// signal finds them, would show the trampoline; or they have no near form.
+var errFlow = errors.New("indirect calls, loops, system calls and traps stay")
 
 func moveOne(a *x86.Assembler, inst *x86.Inst, code []byte, target uint64) error {
 	switch inst.Flow {

@@ -164,6 +164,7 @@ func TestMove(t *testing.T) {
 		{"endbr64, jmp rel8", "f30f1efa" + "eb10", "f30f1efa" + "e90df0ffff"},
 		{"jmp mem", "ff2500010000", "ff2500f1ffff"},
 		{"ret at the end", "31c09090c3", "31c09090c3"},
+		{"call rel32", "4883ec08" + "e800010000", "4883ec08" + "6809100000" + "c744240400000000" + "e9f3f0ffff"},
 		{"longest", "7420" + "7520" + "66662e0f1f840000000000",
 			"0f841cf0ffff" + "0f8518f0ffff" + "66662e0f1f840000000000" + "e9f3efffff"},
 	} {
@@ -193,7 +194,7 @@ func TestCannotMove(t *testing.T) {
 		name, code string
 		want       error
 	}{
-		{"call", "e800010000", ErrCannotMove},
+		{"call of itself", "e8fbffffff", ErrCannotMove},
 		{"call memory", "ff1500010000", ErrCannotMove},
 		{"call register", "ffd0909090", ErrCannotMove},
 		{"loop", "e210909090", ErrCannotMove},

@@ -34,7 +34,7 @@ __asm__(
 "old 1\n sub $8, %rsp\n lea datum(%rip), %rax\n mov (%rax), %rax\n add %rdi, %rax\n add $8, %rsp\n ret\n"
 "old 2\n cmpl $0, zero(%rip)\n jne 1f\n lea 7(%rdi), %rax\n ret\n1: mov $-1, %rax\n ret\n"
 "old 3\n test %rdi, %rdi\n je 1f\n mov $31, %eax\n ret\n1: mov $32, %eax\n ret\n"
-"old 4\n test %edi, %edi\n je 1f\n mov $41, %eax\n ret\n1: mov $42, %eax\n ret\n"
+"old 4\n sub $8, %rsp\n call tail\n inc %rax\n add $8, %rsp\n ret\n"
 "old 5\n .byte 0xe9\n .long tail - . - 4\n"
 "old 6\n movabs $0x1122334455667788, %rax\n add %rdi, %rax\n ret\n"
 "old 7\n test %rdi, %rdi\n .byte 0x0f, 0x84\n .long tail - . - 4\n mov $71, %eax\n ret\n"
