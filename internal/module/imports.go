@@ -220,12 +220,57 @@ func (in *imports) lookup(s dso.Symbol) (uint64, bool, error) {
 			continue
 		}
 		if found.IsIFUNC() {
-			return 0, false, nil // only a resolver knows
+			return in.resolved(m, found, s)
 		}
 		return m.Bias + found.Value, true, nil
 	}
 	if s.Defined() && !s.IsIFUNC() {
 		return in.newBias + s.Value, true, nil
+	}
+	return 0, false, nil
+}
+
+// resolved returns what the resolver of an IFUNC chose when the loader called it:
+// the module that defines it may have a word for its own calls
+// (R_X86_64_IRELATIVE), others have import slots.
+func (in *imports) resolved(m *Module, ifunc, wanted dso.Symbol) (uint64, bool, error) {
+	memory, err := in.p.openMemory()
+	if err != nil {
+		return 0, false, err
+	}
+	words := &wordReader{memory: memory}
+	for r, err := range m.Object.Relocations() {
+		if err != nil {
+			return 0, false, err
+		}
+		if r.Type == elf.R_X86_64_IRELATIVE && uint64(r.Addend) == ifunc.Value {
+			value, err := words.read(r.Offset + m.Bias)
+			return value, err == nil && m.Contains(value), err
+		}
+	}
+	for _, importer := range in.defining {
+		symbols, err := importer.Object.DynamicSymbols()
+		if err != nil {
+			return 0, false, err
+		}
+		for r, err := range importer.Object.Relocations() {
+			if err != nil {
+				return 0, false, err
+			}
+			if r.Name != wanted.Name || r.Type != elf.R_X86_64_GLOB_DAT && r.Type != elf.R_X86_64_JMP_SLOT {
+				continue
+			}
+			if s, ok := symbols.At(r.Symbol); !ok || s.Version != wanted.Version {
+				continue
+			}
+			value, err := words.read(r.Offset + importer.Bias)
+			if err != nil {
+				return 0, false, err
+			}
+			if !importer.unbound(r, value) && m.Contains(value) {
+				return value, true, nil
+			}
+		}
 	}
 	return 0, false, nil
 }
