@@ -20,6 +20,7 @@ type Verdict string
 
 // The verdicts.
 const (
+	VerdictReplace Verdict = "replace" // vos replace lets the new build take over while it runs
 	VerdictRestart Verdict = "restart" // it runs the new build once it is started afresh
 	// VerdictNone is of a module that was deleted from a folder for temporary
 	// files: the program put it there for itself, and nothing newer exists.
@@ -46,6 +47,7 @@ type OutdatedModule struct {
 	Unit             string    `json:"unit"`                // the systemd service to restart
 	UserUnit         bool      `json:"user_unit,omitempty"` // it is one of the user's own systemd
 	Container        string    `json:"container,omitempty"` // the innermost one that the process is in
+	Obstacles        []Refusal `json:"obstacles,omitempty"` // why only a restart helps
 	Refusals         []Refusal `json:"refusals"`            // what could not be looked at
 }
 

@@ -171,9 +171,11 @@ func (n *outdatedCount) summary() string {
 	if n.outdated == 0 {
 		return looked + "nothing outdated" + n.uncertain()
 	}
-	var units, others []string
+	var units, others, replaceable []string
 	for _, r := range n.rows {
 		switch {
+		case r.Verdict == api.VerdictReplace:
+			replaceable = append(replaceable, quoted(r.Program))
 		case r.Verdict != api.VerdictRestart:
 		case r.Unit != "" && !r.UserUnit:
 			units = append(units, quoted(r.Unit))
@@ -185,7 +187,7 @@ func (n *outdatedCount) summary() string {
 	for _, kind := range []struct {
 		label string
 		names []string
-	}{{"; restart the services ", units}, {"; restart ", others}} {
+	}{{"; vos replace --outdated helps ", replaceable}, {"; restart the services ", units}, {"; restart ", others}} {
 		slices.Sort(kind.names)
 		if names := slices.Compact(kind.names); len(names) > 0 {
 			s += kind.label + strings.Join(names, " ")
@@ -251,6 +253,9 @@ func (a *app) noteOutdated(t *table, r outdatedRow) {
 	}
 	if r.Verdict == api.VerdictNone {
 		t.note("deleted from a folder for temporary files: nothing newer exists")
+	}
+	for _, refusal := range r.Obstacles {
+		t.note(escaped(fmt.Sprintf("can't be replaced: %s: %s (%s)", refusal.Subject, refusal.Detail, refusal.Code)))
 	}
 	for _, refusal := range r.Refusals {
 		t.note(escaped(fmt.Sprintf("not read: %s (%s)", refusal.Detail, refusal.Code)))

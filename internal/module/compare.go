@@ -69,6 +69,11 @@ func (p *Process) Compare(ctx context.Context, m *Module, full bool) (*Compariso
 	if m.Kind == VDSO {
 		return c, nil
 	}
+	if m.Kind == Executable {
+		for _, err := range p.vinErrors {
+			c.Unchecked = append(c.Unchecked, api.Refusal{Code: codeVIN, Subject: "vIN", Detail: err.Error(), Remedy: restart})
+		}
+	}
 	if err := p.compareWords(c); err != nil {
 		return nil, fmt.Errorf("compare relocated words of %s in process %d: %w", m.Name, p.PID(), err)
 	}

@@ -49,7 +49,10 @@ func (p *Process) importers(of *Module) (map[uint64][]slot, error) {
 		return nil, err
 	}
 	all := make(map[uint64][]slot)
-	for _, m := range order {
+	for _, m := range p.Modules { // staged ones, too
+		if m.Object == nil {
+			continue
+		}
 		symbols, err := m.Object.DynamicSymbols()
 		if err != nil {
 			return nil, err

@@ -16,8 +16,9 @@ import (
 
 // eachProcess inspects the processes of a target and emits what work makes of
 // the modules that are meant. Errors of single processes are joined and do not
-// keep the others from being worked on.
-func eachProcess[R any](ctx context.Context, t api.Target,
+// keep the others from being worked on. With lock each is held against other vos
+// that change it.
+func eachProcess[R any](ctx context.Context, t api.Target, lock bool,
 	work func(context.Context, *module.Process, []*module.Module) ([]R, error), emit func(R) error,
 ) (err error) {
 	processes, err := resolve(t)
@@ -38,6 +39,12 @@ func eachProcess[R any](ctx context.Context, t api.Target,
 		if o.err = ctx.Err(); o.err != nil {
 			process.Close()
 			return o
+		}
+		if lock {
+			if err := process.Lock(ctx); err != nil {
+				o.err = errors.Join(err, process.Close())
+				return o
+			}
 		}
 		p, err := module.Inspect(store, process)
 		if err != nil {
@@ -94,7 +101,7 @@ func selected(p *module.Process, t api.Target) []*module.Module {
 
 // Modules implements api.Executive.
 func (Machine) Modules(ctx context.Context, r api.ModulesRequest, emit func(api.Module) error) error {
-	return eachProcess(ctx, r.Target, func(ctx context.Context, p *module.Process, modules []*module.Module) ([]api.Module, error) {
+	return eachProcess(ctx, r.Target, false, func(ctx context.Context, p *module.Process, modules []*module.Module) ([]api.Module, error) {
 		var all []api.Module
 		for _, m := range modules {
 			d, err := describeModule(ctx, p, m)

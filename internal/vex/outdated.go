@@ -3,6 +3,7 @@ package vex
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"os"
 	"strings"
 	"sync"
@@ -11,6 +12,7 @@ import (
 	"github.com/virtualizing-os/vos/internal/api"
 	"github.com/virtualizing-os/vos/internal/dpkg"
 	"github.com/virtualizing-os/vos/internal/module"
+	"github.com/virtualizing-os/vos/internal/module/match"
 	"github.com/virtualizing-os/vos/internal/procfs"
 )
 
@@ -21,7 +23,7 @@ func (Machine) Outdated(ctx context.Context, r api.OutdatedRequest, emit func(ap
 	roots := &packageRoots{known: make(map[procfs.RootID]*packageRoot)}
 	defer func() { err = errors.Join(err, roots.close()) }()
 	var found []*currency
-	err = eachProcess(ctx, r.Target, func(ctx context.Context, p *module.Process, modules []*module.Module) ([]*currency, error) {
+	err = eachProcess(ctx, r.Target, false, func(ctx context.Context, p *module.Process, modules []*module.Module) ([]*currency, error) {
 		c, err := current(ctx, p, modules, roots)
 		return []*currency{c}, err
 	}, func(c *currency) error {
@@ -84,6 +86,12 @@ func current(ctx context.Context, p *module.Process, modules []*module.Module, r
 			}
 			o.InstalledBuildID = next.BuildID
 			inside = pathInRoot(p, m, next.Path)
+			if o.Obstacles, err = cannotReplace(ctx, p, m); err != nil {
+				return nil, err
+			}
+			if len(o.Obstacles) == 0 {
+				o.Verdict = api.VerdictReplace
+			}
 		}
 		c.Outdated = append(c.Outdated, o)
 		questions = append(questions, question{path: inside, ownRoot: m.File.OwnRoot, born: m.File.Born, started: p.Started})
@@ -107,6 +115,25 @@ func current(ctx context.Context, p *module.Process, modules []*module.Module, r
 		}
 	}
 	return c, nil
+}
+
+// cannotReplace returns why the build on disk can't take over in the running
+// program; nothing where it can.
+func cannotReplace(ctx context.Context, p *module.Process, m *module.Module) ([]api.Refusal, error) {
+	build, err := p.SuccessorBuild(m)
+	if err == nil {
+		var plan *module.Replacement
+		if plan, err = p.PlanReplace(ctx, m, build, match.Options{}); err == nil {
+			return plan.Refusals, nil
+		}
+	}
+	if refusals := api.Refusals(err); len(refusals) > 0 {
+		return refusals, nil
+	}
+	if errors.Is(err, fs.ErrPermission) {
+		return []api.Refusal{module.RefuseFile(m, err)}, nil
+	}
+	return nil, err
 }
 
 // pathInRoot returns a path as package lists have it, in the root directory that

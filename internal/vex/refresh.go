@@ -14,7 +14,7 @@ import (
 
 // Refresh implements api.Executive.
 func (Machine) Refresh(ctx context.Context, r api.RefreshRequest, emit func(api.Operation) error) error {
-	return eachProcess(ctx, r.Target, func(ctx context.Context, p *module.Process, modules []*module.Module) ([]api.Operation, error) {
+	return eachProcess(ctx, r.Target, !r.DryRun, func(ctx context.Context, p *module.Process, modules []*module.Module) ([]api.Operation, error) {
 		return refresh(ctx, p, modules, r)
 	}, emit)
 }

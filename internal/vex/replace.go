@@ -16,6 +16,7 @@ import (
 // A takeover is one module of one process that is to reach another generation.
 type takeover struct {
 	process *module.Process
+	program int // pid of the program's first process
 	plan    *module.Replacement
 	done    module.Replaced
 	planned time.Duration
@@ -39,7 +40,9 @@ func (Machine) Replace(ctx context.Context, r api.ReplaceRequest, emit func(api.
 		}
 		return err
 	}
-	w.choose = func(m *module.Module) bool { return !m.Staged() && (!r.Outdated || m.Outdated() && m.IsObject()) }
+	w.choose = func(p *module.Process, m *module.Module) bool {
+		return !m.Staged() && (!r.Outdated || m.Outdated() && m.IsObject() && !abandoned(p, m))
+	}
 	w.plan = func(ctx context.Context, p *module.Process, m *module.Module) (*module.Replacement, error) {
 		build := with
 		if build == nil {
@@ -57,11 +60,19 @@ func (Machine) Replace(ctx context.Context, r api.ReplaceRequest, emit func(api.
 func (Machine) Rollback(ctx context.Context, r api.RollbackRequest, emit func(api.Operation) error) error {
 	w := takeovers{target: r.Target, partial: r.Partial, dryRun: r.DryRun, steps: r.Steps || r.DryRun, outcome: api.RolledBack, emit: emit}
 	w.prepare = func(*module.Store) error { return nil }
-	w.choose = func(m *module.Module) bool { return !m.Staged() && (r.Target.Module != "" || m.Generation > 0) }
+	w.choose = func(_ *module.Process, m *module.Module) bool {
+		return !m.Staged() && (r.Target.Module != "" || m.Generation > 0)
+	}
 	w.plan = func(_ context.Context, p *module.Process, m *module.Module) (*module.Replacement, error) {
 		return p.PlanRollback(m)
 	}
 	return w.run(ctx)
+}
+
+// abandoned reports whether a module was deleted from a folder for temporary
+// files: there is no other build of it.
+func abandoned(p *module.Process, m *module.Module) bool {
+	return m.File.Change == procfs.FileDeleted && isTemporary(pathInRoot(p, m, m.Path))
 }
 
 // refusedPlan turns a refusal into a plan that says so.
@@ -82,12 +93,15 @@ type takeovers struct {
 	emit                   func(api.Operation) error
 
 	prepare func(*module.Store) error
-	choose  func(*module.Module) bool
+	choose  func(*module.Process, *module.Module) bool
 	plan    func(context.Context, *module.Process, *module.Module) (*module.Replacement, error)
 
-	store *module.Store
-	all   []*takeover
-	errs  []error
+	store   *module.Store
+	opened  []*module.Process
+	failed  map[int]bool // pids
+	all     []*takeover
+	matched bool
+	errs    []error
 }
 
 func (w *takeovers) run(ctx context.Context) (err error) {
@@ -103,54 +117,98 @@ func (w *takeovers) run(ctx context.Context) (err error) {
 		}
 		return classify(err)
 	}
-	var opened []*module.Process
 	defer func() {
-		for _, p := range opened {
+		for _, p := range w.opened {
 			err = errors.Join(err, p.Close())
 		}
 	}()
-	matched := false
+	w.open(ctx, processes)
+	if !w.matched && len(w.errs) == 0 && w.target.Module != "" && !w.target.All {
+		return fmt.Errorf("find module %s of %s: %w: no process of the program has it mapped", w.target.Module, w.target.Program, api.ErrGone)
+	}
+	if err := w.work(ctx); err != nil {
+		return errors.Join(append(w.errs, err)...)
+	}
+	return errors.Join(w.errs...)
+}
+
+// work plans, carries out and emits, and does so again for processes that were
+// started meanwhile: what a process forks before its turn has the build before.
+func (w *takeovers) work(ctx context.Context) error {
+	const rounds = 5
+	done := 0
+	for range rounds {
+		w.findPrograms()
+		broken := w.refuseWhole()
+		if !w.dryRun {
+			w.commit(ctx, broken)
+		}
+		w.explainWhole(broken)
+		for ; done < len(w.all); done++ {
+			if err := w.emit(w.operation(w.all[done])); err != nil {
+				return err
+			}
+		}
+		if _, single := w.target.PID(); single || w.dryRun || ctx.Err() != nil {
+			return nil
+		}
+		processes, err := resolve(w.target)
+		if err != nil {
+			return nil // all have ended
+		}
+		w.open(ctx, slices.DeleteFunc(processes, func(p *procfs.Process) bool {
+			known := slices.ContainsFunc(w.opened, func(o *module.Process) bool { return o.PID() == p.PID() }) || w.failed[p.PID()]
+			if known {
+				p.Close()
+			}
+			return known
+		}))
+		// Those that run the build already say nothing new.
+		fresh := slices.DeleteFunc(w.all[done:], func(t *takeover) bool { return t.plan.Empty() })
+		w.all = w.all[:done+len(fresh)]
+		if len(w.all) == done {
+			return nil
+		}
+	}
+	return nil
+}
+
+// open inspects processes and plans for their modules.
+func (w *takeovers) open(ctx context.Context, processes []*procfs.Process) {
 	for _, process := range processes {
+		pid := process.PID()
 		if !w.dryRun {
 			// Held until it is closed: what is planned is what is found.
 			if err := process.Lock(ctx); err != nil {
-				w.fail(errors.Join(err, process.Close()))
+				w.fail(pid, errors.Join(err, process.Close()))
 				continue
 			}
 		}
 		p, err := module.Inspect(w.store, process)
 		if err != nil {
-			w.fail(err)
+			w.fail(pid, err)
 			continue
 		}
-		opened = append(opened, p)
+		w.opened = append(w.opened, p)
 		for _, m := range selected(p, w.target) {
-			matched = matched || !m.Staged()
-			if !w.choose(m) {
+			w.matched = w.matched || !m.Staged()
+			if !w.choose(p, m) {
 				continue
 			}
 			if err := w.planOne(ctx, p, m); err != nil {
-				w.fail(err)
+				w.fail(pid, err)
 			}
 		}
 	}
-	if !matched && len(w.errs) == 0 && w.target.Module != "" && !w.target.All {
-		return fmt.Errorf("find module %s of %s: %w: no process of the program has it mapped", w.target.Module, w.target.Program, api.ErrGone)
-	}
-	if !w.dryRun {
-		w.commit(ctx)
-	}
-	for _, t := range w.all {
-		if err := w.emit(w.operation(t)); err != nil {
-			return errors.Join(append(w.errs, err)...)
-		}
-	}
-	return errors.Join(w.errs...)
 }
 
 // fail notes that a process could not be looked at. Those of a whole machine
 // come and go.
-func (w *takeovers) fail(err error) {
+func (w *takeovers) fail(pid int, err error) {
+	if w.failed == nil {
+		w.failed = make(map[int]bool)
+	}
+	w.failed[pid] = true
 	if !w.target.All || !ended(err) {
 		w.errs = append(w.errs, classify(err))
 	}
@@ -166,36 +224,105 @@ func (w *takeovers) planOne(ctx context.Context, p *module.Process, m *module.Mo
 	return nil
 }
 
-// group is what is done wholly or not at all: one module of one program.
-func (t *takeover) group() string { return t.process.Name + "\x00" + t.plan.Module.Name }
-
-// commit carries the plans out.
-func (w *takeovers) commit(ctx context.Context) {
-	broken := map[string]*takeover{} // by group: why nothing of it may stay
-	for _, t := range w.all {
-		if len(t.plan.Refusals) > 0 && !w.partial && broken[t.group()] == nil {
-			broken[t.group()] = t
+// findPrograms notes which processes are one program: a master and its workers.
+func (w *takeovers) findPrograms() {
+	var all []api.Process
+	for _, p := range w.opened {
+		stat, err := p.Stat()
+		if err != nil {
+			continue // it has ended
+		}
+		executable, _ := p.Executable() // where it can't be read names must do
+		all = append(all, api.Process{PID: p.PID(), PPID: stat.PPID, Name: p.Name, Executable: executable.Path})
+	}
+	first := make(map[int]int)
+	for _, program := range group(all) {
+		for _, p := range program.Processes {
+			first[p.PID] = program.PID
 		}
 	}
 	for _, t := range w.all {
-		if len(t.plan.Refusals) > 0 || t.plan.Empty() || broken[t.group()] != nil {
+		t.program = first[t.process.PID()]
+	}
+}
+
+// A whole is what is done wholly or not at all: one module of one program.
+type whole struct {
+	program int
+	module  string
+}
+
+func (t *takeover) whole() whole { return whole{t.program, t.plan.Module.Name} }
+
+// refuseWhole returns of which wholes nothing may be done, and the takeover that
+// is the reason.
+func (w *takeovers) refuseWhole() map[whole]*takeover {
+	broken := make(map[whole]*takeover)
+	for _, t := range w.all {
+		if len(t.plan.Refusals) > 0 && !w.partial && broken[t.whole()] == nil {
+			broken[t.whole()] = t
+		}
+	}
+	return broken
+}
+
+// commit carries the plans out.
+func (w *takeovers) commit(ctx context.Context, broken map[whole]*takeover) {
+	for _, t := range w.all {
+		if len(t.plan.Refusals) > 0 || t.plan.Empty() || broken[t.whole()] != nil {
 			continue
 		}
-		t.done, t.err = t.process.CommitReplacement(ctx, t.plan)
-		t.changed = t.err == nil
-		if t.err != nil && !w.partial && !errors.Is(t.err, procfs.ErrGone) {
-			broken[t.group()] = t
+		if t.err = w.replan(ctx, t); t.err == nil && len(t.plan.Refusals) == 0 {
+			t.done, t.err = t.process.CommitReplacement(ctx, t.plan)
+		}
+		t.changed = t.err == nil && len(t.plan.Refusals) == 0
+		if !t.changed && !w.partial && !errors.Is(t.err, procfs.ErrGone) {
+			broken[t.whole()] = t
 			w.goBack(t)
 		}
 	}
-	for _, t := range w.all {
-		if because := broken[t.group()]; because != nil && because != t && !t.changed && t.err == nil && len(t.plan.Refusals) == 0 {
-			t.plan.Refusals = append(t.plan.Refusals, api.Refusal{
-				Code: codeAllOrNone, Subject: t.plan.Module.Name,
-				Detail: fmt.Sprintf("process %d of the program can't be done", because.process.PID()),
-				Remedy: "see to that process, or use --partial",
-			})
+}
+
+// replan plans anew where another module of the process was changed since: its
+// functions may be reached by other ways now.
+func (w *takeovers) replan(ctx context.Context, t *takeover) error {
+	if !slices.ContainsFunc(w.all, func(o *takeover) bool { return o.changed && o.process.PID() == t.process.PID() }) {
+		return nil
+	}
+	process, err := procfs.Open(t.process.PID())
+	if err != nil {
+		return err
+	}
+	p, err := module.Inspect(w.store, process) // locked by the first look
+	if err != nil {
+		return err
+	}
+	w.opened = append(w.opened, p)
+	for _, m := range p.Modules {
+		if m.Start() != t.plan.Module.Start() {
+			continue
 		}
+		plan, err := w.plan(ctx, p, m)
+		if err == nil {
+			t.process, t.plan = p, plan
+		}
+		return err
+	}
+	return fmt.Errorf("find %s of process %d again: %w", t.plan.Module.Name, p.PID(), procfs.ErrUnmapped)
+}
+
+// explainWhole refuses what another process of its program keeps from being done.
+func (w *takeovers) explainWhole(broken map[whole]*takeover) {
+	for _, t := range w.all {
+		because := broken[t.whole()]
+		if because == nil || because == t || t.changed || t.err != nil || len(t.plan.Refusals) > 0 || t.plan.Empty() {
+			continue
+		}
+		t.plan.Refusals = append(t.plan.Refusals, api.Refusal{
+			Code: codeAllOrNone, Subject: t.plan.Module.Name,
+			Detail: fmt.Sprintf("process %d of the program can't be done", because.process.PID()),
+			Remedy: "see to that process, or use --partial",
+		})
 	}
 }
 
@@ -205,7 +332,7 @@ const codeAllOrNone api.Code = "all_or_none"
 // the request is cancelled.
 func (w *takeovers) goBack(failed *takeover) {
 	for _, t := range slices.Backward(w.all) {
-		if !t.changed || t.group() != failed.group() {
+		if !t.changed || t.whole() != failed.whole() {
 			continue
 		}
 		t.changed = false

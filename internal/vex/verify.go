@@ -11,7 +11,7 @@ import (
 
 // Verify implements api.Executive.
 func (Machine) Verify(ctx context.Context, r api.VerifyRequest, emit func(api.Verification) error) error {
-	return eachProcess(ctx, r.Target, func(ctx context.Context, p *module.Process, modules []*module.Module) ([]api.Verification, error) {
+	return eachProcess(ctx, r.Target, false, func(ctx context.Context, p *module.Process, modules []*module.Module) ([]api.Verification, error) {
 		var all []api.Verification
 		for _, m := range modules {
 			begin := time.Now()

@@ -6,9 +6,7 @@
 //
 // It works on bytes alone. What only the process knows, the values of imports,
 // comes from the caller. The copy stays an ELF file with the segments of the
-// original, so that all that reads modules reads it as well:
-//
-//   - the writable segment is moved to the end of the file and followed by zeros,
-//     as its last page must not hold what followed it in the original;
-//   - the sizes of the relocation tables are 0, as there is nothing left to do.
+// original, so that all that reads modules reads it as well. The writable segment
+// is moved to the end of the file and followed by zeros, as its last page must not
+// hold what followed it in the original.
 package stage

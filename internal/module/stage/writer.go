@@ -31,7 +31,7 @@ func (w *writer) at(addr, n uint64) ([]byte, error) {
 	return w.file[offset:][:n], nil
 }
 
-// relocate does what the loader would do, and leaves it nothing to do.
+// relocate does what the loader would do.
 func (w *writer) relocate() error {
 	for r, err := range w.o.Relocations() {
 		if err != nil {
@@ -61,30 +61,8 @@ func (w *writer) relocate() error {
 		}
 		le.PutUint64(word, value)
 	}
-	return w.forgetRelocations()
-}
-
-// forgetRelocations sets the sizes of the relocation tables to 0.
-func (w *writer) forgetRelocations() error {
-	for _, s := range w.o.Segments {
-		if s.Type != elf.PT_DYNAMIC {
-			continue
-		}
-		table, err := w.at(s.Vaddr, s.Filesz)
-		if err != nil {
-			return err
-		}
-		for ; len(table) >= 16; table = table[16:] {
-			switch elf.DynTag(le.Uint64(table)) {
-			case elf.DT_RELASZ, elf.DT_PLTRELSZ, elf.DT_RELACOUNT, dtRELRSZ:
-				le.PutUint64(table[8:], 0)
-			}
-		}
-	}
 	return nil
 }
-
-const dtRELRSZ elf.DynTag = 35 // gABI: DT_RELRSZ
 
 // retarget leads the new code to the old build's data and entries.
 func (w *writer) retarget() error {
