@@ -23,6 +23,7 @@ func TestHazards(t *testing.T) {
 		{"export resized", []string{"strip"}, []string{"strip", "-DLARGE_EXPORT"}, []string{"export_resized"}},
 		{"static added, symbols", nil, []string{"-DNEW_STATIC"}, nil},
 		{"static added", []string{"strip"}, []string{"strip", "-DNEW_STATIC"}, []string{"data_identity_unproved"}},
+		{"more padding behind objects, symbols", nil, []string{"-DALIGN=512", "-DSTEP=3"}, nil},
 		{"field added first", []string{"strip"}, []string{"strip", "-DFIELD_FIRST"}, []string{"allocation_resized", "layout_drift"}},
 		{"field added last", []string{"strip"}, []string{"strip", "-DFIELD_LAST"}, []string{"allocation_resized"}},
 		{"function in a table changed", []string{"strip"}, []string{"strip", "-DOP_CHANGED"}, nil},

@@ -122,3 +122,16 @@ func (l *labels) object(addr uint64) (label, bool) {
 	}
 	return label{}, false
 }
+
+// roomAt returns how many bytes of an object of data lie from an address on, where
+// a symbol tells.
+func (b *Build) roomAt(addr uint64) (uint64, bool) {
+	l, ok := b.labels.object(addr)
+	switch {
+	case !ok:
+		return 0, false
+	case l.name == "__dso_handle" && l.size == 0: // the compiler's, one word
+		l.size = 8
+	}
+	return l.addr + l.size - addr, l.size > 0
+}

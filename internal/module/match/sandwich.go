@@ -233,6 +233,12 @@ func (d *dataMapper) findGrown(m *DataMap) {
 		if v.Relro || v.Proof == Added || v.Proof == BySymbols {
 			continue
 		}
+		// Where symbols tell both sizes, what follows may be padding.
+		if was, ok := d.p.old.roomAt(v.Old); ok {
+			if is, ok := d.p.new.roomAt(v.New); ok && is <= was {
+				continue
+			}
+		}
 		section, _ := d.p.new.sectionOf(v.New)
 		was, _ := d.p.old.sectionOf(v.Old)
 		newEnd, oldEnd := section.End(), was.End()

@@ -16,12 +16,16 @@
 #define EXTRA
 #endif
 
+#ifndef ALIGN
+#define ALIGN 8
+#endif
+
 static int calls;
-static long total;
+static __attribute__((aligned(ALIGN))) long total;
 static char last[64];
 static unsigned crc_table[256];
 static int ready;
-EXPORT_DATA int small_level = 3;
+EXPORT_DATA __attribute__((aligned(ALIGN))) int small_level = 3;
 #ifdef LARGE_EXPORT
 EXPORT_DATA int small_limits[8] = {1, 2, 3, 4, 5, 6, 7, 8};
 #else
