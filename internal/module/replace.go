@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"github.com/virtualizing-os/vos/internal/api"
+	"github.com/virtualizing-os/vos/internal/dso"
 	"github.com/virtualizing-os/vos/internal/module/match"
 	"github.com/virtualizing-os/vos/internal/module/stage"
 	"github.com/virtualizing-os/vos/internal/procfs"
@@ -88,7 +89,12 @@ func (p *Process) PlanReplace(ctx context.Context, m *Module, b *Build, opt matc
 	if err != nil {
 		return nil, err
 	}
-	if r.Match, err = p.files.match(old, b, opt); err != nil {
+	r.Match, err = p.files.match(old, b, opt)
+	switch {
+	case errors.Is(err, dso.ErrTruncated), errors.Is(err, dso.ErrMalformed):
+		r.refuse(match.CodeMalformed, b.Path, err.Error(), match.Codes()[match.CodeMalformed])
+		return r, nil
+	case err != nil:
 		return nil, err
 	}
 	if r.Match.Same {
