@@ -279,7 +279,7 @@ func corruptModule(pid int, m *module.Module) (uint64, error) {
 func find(t *testing.T, p *module.Process, name string) *module.Module {
 	t.Helper()
 	for _, m := range p.Modules {
-		if m.Name == name && m.Object != nil {
+		if m.Name == name && m.Object != nil && !m.Staged() {
 			return m
 		}
 	}
