@@ -1,6 +1,7 @@
 package module
 
 import (
+	"bytes"
 	"context"
 	"debug/elf"
 	"encoding/binary"
@@ -342,26 +343,94 @@ func (p *Process) CommitReplacement(ctx context.Context, r *Replacement) (done R
 			return done, fmt.Errorf("stage %s in process %d: %w", r.Module.Name, p.PID(), err)
 		}
 	}
-	if err := p.letUnwind(ctx, r); err != nil {
-		return done, err
+	err = p.letUnwind(ctx, r)
+	if err == nil {
+		err = p.switchWhenFree(ctx, r, &done)
 	}
+	if err != nil && r.Image != nil && !errors.Is(err, procfs.ErrGone) {
+		// Also where the request was cancelled.
+		err = errors.Join(err, p.unstage(context.WithoutCancel(ctx), r))
+	}
+	return done, err
+}
+
+// switchWhenFree tries to switch until no thread is where something is to be
+// written.
+func (p *Process) switchWhenFree(ctx context.Context, r *Replacement, done *Replaced) error {
 	const tries, pause = 400, 5 * time.Millisecond
 	for {
 		times, err := p.switchTo(ctx, r)
 		done.Times.Pause = max(done.Times.Pause, times.Pause)
 		var busy *occupied
 		if !errors.As(err, &busy) {
-			return done, err
+			return err
 		}
 		if done.Tries++; done.Tries == tries {
-			return done, api.Refusal{Code: codeEntryInUse, Subject: r.Module.Name, Detail: busy.Error(), Remedy: "try again when the program is less busy"}
+			return api.Refusal{Code: codeEntryInUse, Subject: r.Module.Name, Detail: busy.Error(), Remedy: "try again when the program is less busy"}
 		}
 		select {
 		case <-ctx.Done():
-			return done, ctx.Err()
+			return ctx.Err()
 		case <-time.After(pause):
 		}
 	}
+}
+
+// unstage takes out what was staged for a switch that did not come about. What
+// the program's unwinder knows of has to stay.
+func (p *Process) unstage(ctx context.Context, r *Replacement) error {
+	state, err := p.readWord(r.Image.Start + r.Image.Size - procfs.PageSize + unwindState)
+	if err != nil || state != unwindUntold {
+		return err
+	}
+	if reached, err := p.reached(r); err != nil || reached {
+		return err
+	}
+	files := []staged{{start: r.Image.Start, size: r.Image.Size, mapped: true}}
+	if r.before == nil {
+		c := r.vin.Config()
+		table, code := vin.Size(c.Entries, c.Slots)
+		files = append(files, staged{start: c.Base, size: table + code, mapped: true})
+	}
+	_, err = tracee.Do(ctx, p.Process, tracee.Options{Identity: p.identity}, func(s *tracee.Session) error {
+		if err := s.Borrow(); err != nil {
+			return err
+		}
+		return discard(s, files)
+	})
+	return err
+}
+
+// reached reports whether anything in the program may lead to what was staged: an
+// error can come after the switch, when threads are let go.
+func (p *Process) reached(r *Replacement) (bool, error) {
+	selector, err := p.readWord(r.vin.SelectorAddress())
+	if err != nil || selector == r.vin.SelectorFor(r.Generation) {
+		return true, err
+	}
+	if r.before != nil {
+		return false, nil // the vIN stays
+	}
+	memory, err := p.openMemory()
+	if err != nil {
+		return true, err
+	}
+	entries := r.vin.Entries()
+	for i, e := range entries {
+		if jump, ok := r.vin.Veneer(i); ok {
+			found := make([]byte, len(jump))
+			if _, err := memory.ReadAt(found, int64(e.Function)); err != nil || bytes.Equal(found, jump[:]) {
+				return true, err
+			}
+		}
+	}
+	for _, slot := range r.vin.Slots() {
+		// A slot whose module is gone leads nowhere.
+		if found, err := p.readWord(slot.Address); err == nil && found == entries[slot.Entry].Stub {
+			return true, nil
+		}
+	}
+	return false, nil
 }
 
 // occupied is a thread within the bytes of an entry.

@@ -45,9 +45,16 @@ func (p *Process) letUnwind(ctx context.Context, r *Replacement) error {
 		return err
 	case state == unwindTold:
 		return nil
-	case state != unwindUntold:
-		return api.Refusal{Code: codeUnwinding, Subject: r.Module.Name,
-			Detail: "a vos was killed while it told the program's unwinder of the build", Remedy: askRestart}
+	case state == unwindTelling:
+		// A vos was killed meanwhile. The unwinder's first act is to set pc_begin to
+		// the highest address; who has come that far comes to the end.
+		begin, err := p.readWord(page + unwindObject)
+		if err != nil {
+			return err
+		}
+		if begin == ^uint64(0) {
+			return p.writeWord(page+unwindState, unwindTold)
+		}
 	}
 	table, err := p.unwindTable(r, generation)
 	if err != nil || table == 0 {
