@@ -33,7 +33,7 @@ var meanings = map[api.Code]meaning{
 	"text_remapped":    {"the program replaced its own code mapping (huge pages)", "none is known"},
 	"textrel":          {"DT_TEXTREL: the loader relocated its text, so its pages are not the file's", "restart the program"},
 
-	"added_data":              {"the new build has writable data of its own that can't be set up", "restart the program to use the new build"},
+	"added_data":              {"the generation that runs has writable data that the first build lacks, whose values a third one would not see", "restart the program to use the new build"},
 	"entry_in_use":            {"threads kept being in the instructions that were to lead to the new build", "try again when the program is less busy"},
 	"entry_not_movable":       {"the first instructions of a function that is no export can't be led to the new build", "restart the program to use the new build"},
 	"file_untrusted":          {"others than root and the program's user own the build's file, or may write to it", "chown root and chmod go-w the file, if it can be trusted"},
@@ -66,6 +66,7 @@ var meanings = map[api.Code]meaning{
 	"export_kind_changed":    {"an export is a function in one build and data in the other, or the like", ""},
 	"export_resized":         {"an exported object has another size", ""},
 	"ifunc_export":           {"an exported function is chosen when it is bound (IFUNC), and the choice may differ", ""},
+	"constructor_changed":    {"a constructor of the new build, which would not run, is new or does something else", ""},
 	"label_table":            {"data lead into the middle of a function that differs", ""},
 	"layout_changed":         {"by the debug files, a structure has another layout", ""},
 	"layout_drift":           {"a field of a structure seems to have moved: several functions use another distance", ""},

@@ -31,6 +31,7 @@ const (
 	CodeAllocation    api.Code = "allocation_resized"
 	CodeTableGrown    api.Code = "table_layout_changed"
 	CodeLabelTable    api.Code = "label_table"
+	CodeConstructor   api.Code = "constructor_changed"
 	CodeDebugFile     api.Code = "debug_file_differs"
 )
 
@@ -67,6 +68,7 @@ var remedies = map[api.Code]string{
 	CodeAllocation:    askDebug,
 	CodeTableGrown:    askRestart,
 	CodeLabelTable:    askRestart,
+	CodeConstructor:   askRestart,
 	CodeDebugFile:     "give the debug file of this very build",
 }
 

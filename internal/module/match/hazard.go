@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/virtualizing-os/vos/internal/api"
+	"github.com/virtualizing-os/vos/internal/dso"
 	"github.com/virtualizing-os/vos/internal/x86"
 )
 
@@ -50,6 +51,7 @@ func (m *Match) refuse(p *pairing, d *dataMapper, r *redirection, opt Options) {
 	m.refuseThreadLocal(&all)
 	m.refuseData(&all, d)
 	m.refuseCode(&all, r)
+	m.refuseConstructors(&all, p)
 	m.refuseDrift(&all)
 	m.Refusals = all.list()
 }
@@ -329,6 +331,29 @@ func (m *Match) refuseLabels(all *refusals, r *redirection) {
 		}
 		if k := r.p.ofNew[g]; k < 0 || r.p.pairs[k].State != Identical {
 			all.add(CodeLabelTable, m.New.place(w.at), "it leads into %s, which differs", m.New.Name(g))
+		}
+	}
+}
+
+// refuseConstructors refuses constructors that the old build lacks or that do
+// something else: they don't run in a replacement, and the new code may rely on
+// what they set up.
+func (m *Match) refuseConstructors(all *refusals, p *pairing) {
+	at, ok := m.New.Object.Dyn(elf.DT_INIT_ARRAY)
+	size, _ := m.New.Object.Dyn(elf.DT_INIT_ARRAYSZ)
+	if !ok || len(m.Entries) == 0 || size > dso.MaxTable || at+size < at {
+		return
+	}
+	for _, w := range m.New.wordsIn(at, at+size) {
+		g := m.New.FunctionAt(w.target)
+		if w.target == 0 || g < 0 || m.New.Functions[g].Startup {
+			continue
+		}
+		switch k := p.ofNew[g]; {
+		case k < 0:
+			all.add(CodeConstructor, m.New.Name(g), "the old build has no such constructor")
+		case p.pairs[k].State != Identical:
+			all.add(CodeConstructor, m.New.Name(g), "it does something else than the old build's")
 		}
 	}
 }

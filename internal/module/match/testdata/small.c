@@ -199,4 +199,4 @@ EXPORT __attribute__((naked)) void small_short(void) {
 #endif
 }
 
-__attribute__((constructor)) static void begin(void) { small_level = 2 + STEP; }
+__attribute__((constructor)) static void begin(void) { small_level = 2; }
