@@ -116,7 +116,9 @@ type Module struct {
 	Generation     int       `json:"generation"` // that calls reach; 0 is the one that the program loaded
 	Staged         bool      `json:"staged"`     // a build that vOS mapped; Generation is its number
 	Refreshable    bool      `json:"refreshable"`
-	Refusals       []Refusal `json:"refusals"`
+	Refusals       []Refusal `json:"refusals"`    // why it can't be refreshed
+	Replaceable    bool      `json:"replaceable"` // by a build that nothing else speaks against
+	Obstacles      []Refusal `json:"obstacles"`   // why no build can replace it
 }
 
 // VerifyRequest asks whether the modules of a target are what their files say.

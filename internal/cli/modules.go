@@ -72,7 +72,7 @@ func (a *app) listModules(ctx context.Context, x api.Executive, r api.ModulesReq
 	err := x.Modules(ctx, r, func(m api.Module) error {
 		done.good++
 		if a.json {
-			m.Refusals = list(m.Refusals)
+			m.Refusals, m.Obstacles = list(m.Refusals), list(m.Obstacles)
 			return a.printJSON(m)
 		}
 		if !m.Refreshable {

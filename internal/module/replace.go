@@ -46,7 +46,7 @@ func (r *Replacement) Empty() bool { return len(r.Refusals) == 0 && r.vin == nil
 // could not be read.
 func (p *Process) PlanReplace(ctx context.Context, m *Module, b *Build, opt match.Options) (*Replacement, error) {
 	r := &Replacement{Module: m, From: p.RunningBuildID(m), To: b.Object.BuildID}
-	if refusals := p.cannotReplace(m); len(refusals) > 0 {
+	if refusals := p.CannotReplace(m); len(refusals) > 0 {
 		r.Refusals = refusals
 		return r, nil
 	}
@@ -112,8 +112,8 @@ func (p *Process) PlanReplace(ctx context.Context, m *Module, b *Build, opt matc
 	return r, p.planStage(r, b)
 }
 
-// cannotReplace returns what speaks against replacing a module by any build.
-func (p *Process) cannotReplace(m *Module) []api.Refusal {
+// CannotReplace returns what speaks against replacing a module by any build.
+func (p *Process) CannotReplace(m *Module) []api.Refusal {
 	if len(m.Obstacles) > 0 {
 		return slices.Clone(m.Obstacles)
 	}

@@ -11,7 +11,7 @@ import (
 func (p *Process) PlanRollback(m *Module) (*Replacement, error) {
 	running := p.RunningBuildID(m)
 	r := &Replacement{Module: m, From: running, To: running, Generation: m.Generation, before: p.vins[m]}
-	if refusals := p.cannotReplace(m); len(refusals) > 0 {
+	if refusals := p.CannotReplace(m); len(refusals) > 0 {
 		r.Refusals = refusals
 		return r, nil
 	}

@@ -123,6 +123,9 @@ func describeModule(ctx context.Context, p *module.Process, m *module.Module) (a
 	if d.Refusals == nil {
 		d.Refusals = []api.Refusal{}
 	}
+	if d.Obstacles = p.CannotReplace(m); d.Obstacles == nil {
+		d.Obstacles, d.Replaceable = []api.Refusal{}, true
+	}
 	if m.File.Change == procfs.FileSame && m.File.Modified.After(p.Started.Add(20*time.Millisecond)) {
 		d.File = api.FileModified
 	}
