@@ -3,6 +3,7 @@ package module
 import (
 	"bytes"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/virtualizing-os/vos/internal/api"
@@ -70,6 +71,13 @@ func (p *Process) findVINs() {
 		// What the program's unwinder knows of must stay.
 		if state, err := p.readWord(m.end + unwindState); err != nil || state == unwindUntold {
 			p.leftover = append(p.leftover, procfs.PageRange{Start: m.start, End: m.end + stage.Spare})
+		}
+	}
+	for i := range p.maps {
+		m := &p.maps[i]
+		ofModule := func(s *Module) bool { return s.Staged() && s.start <= m.Start && m.End <= s.end+stage.Spare }
+		if strings.HasPrefix(m.Path, memfd+stagedPrefix) && !slices.ContainsFunc(p.Modules, ofModule) { // reserved, and not filled
+			p.leftover = append(p.leftover, procfs.PageRange{Start: m.Start, End: m.End})
 		}
 	}
 }
