@@ -7,10 +7,13 @@ import (
 	"math/rand/v2"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
+	"github.com/virtualizing-os/vos/internal/procfs"
 	"github.com/virtualizing-os/vos/internal/testbed"
+	"github.com/virtualizing-os/vos/internal/tracee"
 )
 
 // kills is how often vos is killed over one program: 100 of 300 in all.
@@ -246,5 +249,48 @@ func TestReplaceKilledOverServers(t *testing.T) {
 				t.Errorf("only %d runs were killed before their end", killed)
 			}
 		})
+	}
+}
+
+// TestReplaceTakesOutWhatWasReserved lets a build take over in a program in which
+// vos was killed when it had only just reserved addresses for another.
+func TestReplaceTakesOutWhatWasReserved(t *testing.T) {
+	m := runMixed(t, form{})
+	undisturbed := runMixed(t, form{})
+	p, err := procfs.Open(m.pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	_, err = tracee.Do(t.Context(), p, tracee.Options{}, func(s *tracee.Session) error {
+		if err := s.Borrow(); err != nil {
+			return err
+		}
+		for _, name := range []string{"vos-staged-" + mixedLibrary, "vos-vin"} {
+			at, err := s.Data([]byte(name + "\x00"))
+			if err != nil {
+				return err
+			}
+			const memfdCreate = 319
+			fd, err := s.Call(memfdCreate, at, 0)
+			if err != nil {
+				return err
+			}
+			if _, err := s.Call(syscall.SYS_MMAP, 0, 1<<20, syscall.PROT_NONE, syscall.MAP_PRIVATE|syscall.MAP_NORESERVE, fd, 0); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.runs(t, 1)
+	for _, s := range []*mixed{m, undisturbed} {
+		s.replace(t, mixedBuild(t, 2))
+		s.runs(t, 2)
+	}
+	if got, want := leftIn(t, m.pid), leftIn(t, undisturbed.pid); got != want {
+		t.Errorf("left: %+v, in an undisturbed program: %+v", got, want)
 	}
 }
