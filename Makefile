@@ -53,7 +53,7 @@ fuzz: ## a minute for each fuzz target
 	  p=$$(dirname $$(grep -rl --include='*_test.go' "func $$t(" internal | head -n 1)); \
 	  $(GO) test ./$$p -run '^$$' -fuzz "^$$t\$$" -fuzztime 60s || exit 1; done
 
-demo: deps build ## a real nginx is corrupted and healed under load
+demo: deps build ## a real nginx is corrupted and healed, its libz replaced, under load
 	@$(GO) run ./internal/demo/cmd
 
 man: build ## man pages and completions into build/
