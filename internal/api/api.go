@@ -225,6 +225,7 @@ type Operation struct {
 	Words      int       `json:"words"`
 	Functions  int       `json:"functions"`       // redirected, of a replacement
 	Generation int       `json:"generation"`      // that runs afterwards, 0 is what the program loaded
+	Finishing  int       `json:"finishing"`       // threads that were within the build before, and finish there
 	Steps      []string  `json:"steps,omitempty"` // the plan, with --dry-run or -v
 	Residual   []string  `json:"residual"`        // what still differs, and why
 	Refusals   []Refusal `json:"refusals"`

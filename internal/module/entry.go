@@ -275,7 +275,8 @@ func changeTo(s *tracee.Session, address uint64, wanted, other []byte) ([]Write,
 
 // unoccupied makes sure that no thread is within, or will come back into, the
 // instructions that are to be overwritten. At the first of them it may be.
-func unoccupied(s *tracee.Session, r *Replacement, writes []Write, maps []procfs.Mapping) error {
+// It returns how many threads are within the module's code, and finish there.
+func unoccupied(s *tracee.Session, r *Replacement, writes []Write, maps []procfs.Mapping) (visitors int, err error) {
 	written := make(map[uint64]bool, len(writes))
 	for _, w := range writes {
 		written[w.Address] = true
@@ -287,11 +288,23 @@ func unoccupied(s *tracee.Session, r *Replacement, writes []Write, maps []procfs
 		}
 	}
 	slices.SortFunc(ranges, func(a, b tracee.Range) int { return cmp.Compare(a.Start, b.Start) })
-	o, found, err := s.Occupied(ranges, maps)
+	o, visitors, found, err := s.Occupied(ranges, r.Module.code(), maps)
 	if err == nil && found {
 		err = &occupied{o}
 	}
-	return err
+	return visitors, err
+}
+
+// code returns the process addresses of a module's executable segments, as one
+// range.
+func (m *Module) code() tracee.Range {
+	r := tracee.Range{Start: m.end, End: m.start}
+	for _, s := range m.Object.Segments {
+		if s.Type == elf.PT_LOAD && s.Flags&elf.PF_X != 0 {
+			r.Start, r.End = min(r.Start, s.Vaddr+m.Bias), max(r.End, s.Vaddr+s.Memsz+m.Bias)
+		}
+	}
+	return r
 }
 
 // flip merges initial values and sets the selector. The vIN's journal says in

@@ -321,6 +321,10 @@ type Replaced struct {
 	Times tracee.Times
 	Total time.Duration
 	Tries int // stops in which a thread stood where entries are to be written
+
+	// Visitors is how many threads were within functions of the first build, and
+	// finish there.
+	Visitors int
 }
 
 // CommitReplacement carries out a plan without refusals, in this process alone.
@@ -347,6 +351,9 @@ func (p *Process) CommitReplacement(ctx context.Context, r *Replacement) (done R
 	if err == nil {
 		err = p.switchWhenFree(ctx, r, &done)
 	}
+	if err == nil {
+		return done, p.verifySwitch(ctx, r)
+	}
 	if err != nil && r.Image != nil && !errors.Is(err, procfs.ErrGone) {
 		// Also where the request was cancelled.
 		err = errors.Join(err, p.unstage(context.WithoutCancel(ctx), r))
@@ -354,12 +361,33 @@ func (p *Process) CommitReplacement(ctx context.Context, r *Replacement) (done R
 	return done, err
 }
 
+// verifySwitch compares the module with its file again: of generation 0 every
+// byte must be the program's own.
+func (p *Process) verifySwitch(ctx context.Context, r *Replacement) error {
+	if err := r.vin.SetCurrent(r.Generation); err != nil {
+		return err
+	}
+	p.vins[r.Module], r.Module.Generation = r.vin, r.Generation
+	c, err := p.Compare(ctx, r.Module, false)
+	if err != nil {
+		return fmt.Errorf("switched, but not verified: %w", err)
+	}
+	differs := c.Corrupt()
+	for _, run := range c.Runs {
+		differs = differs || run.Kind == api.KindVOS && r.Generation == 0
+	}
+	if differs {
+		return fmt.Errorf("%s of process %d was switched to generation %d, but differs in %d places", r.Module.Name, p.PID(), r.Generation, len(c.Runs)+len(c.Bad))
+	}
+	return nil
+}
+
 // switchWhenFree tries to switch until no thread is where something is to be
 // written.
 func (p *Process) switchWhenFree(ctx context.Context, r *Replacement, done *Replaced) error {
 	const tries, pause = 400, 5 * time.Millisecond
 	for {
-		times, err := p.switchTo(ctx, r)
+		times, err := p.switchTo(ctx, r, done)
 		done.Times.Pause = max(done.Times.Pause, times.Pause)
 		var busy *occupied
 		if !errors.As(err, &busy) {
@@ -447,7 +475,7 @@ func (o *occupied) Error() string {
 // switchTo makes the generation of the plan the one that calls reach, with all
 // threads stopped. The order is the law's: each write but the selector's leaves
 // the program as it was, whoever dies when.
-func (p *Process) switchTo(ctx context.Context, r *Replacement) (tracee.Times, error) {
+func (p *Process) switchTo(ctx context.Context, r *Replacement, done *Replaced) (tracee.Times, error) {
 	var avoid []tracee.Range
 	for _, e := range r.vin.Entries() {
 		avoid = append(avoid, tracee.Range{Start: e.Function, End: e.Function + uint64(len(e.Original))})
@@ -471,7 +499,7 @@ func (p *Process) switchTo(ctx context.Context, r *Replacement) (tracee.Times, e
 		if err != nil {
 			return err
 		}
-		if err := unoccupied(s, r, writes, maps); err != nil {
+		if done.Visitors, err = unoccupied(s, r, writes, maps); err != nil {
 			return err
 		}
 		for _, c := range changes {

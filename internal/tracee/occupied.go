@@ -31,43 +31,55 @@ const deepestStack = 8 << 20
 // address, or the instruction pointer in the frame of a signal. Any word of a
 // stack that looks like one counts. Ranges must be ascending and not overlap.
 //
+// It also counts the threads that are in code of the watched range, or have an
+// address of it on their stack.
+//
 // Maps are the process's as of a moment ago: reading them takes longer than all
 // else here. Where a stack is not in them they are read again.
-func (s *Session) Occupied(ranges []Range, maps []procfs.Mapping) (Occupant, bool, error) {
-	if len(ranges) == 0 {
-		return Occupant{}, false, nil
-	}
+func (s *Session) Occupied(ranges []Range, watched Range, maps []procfs.Mapping) (occupant Occupant, visitors int, found bool, err error) {
 	within := func(address uint64) bool {
 		i := sort.Search(len(ranges), func(i int) bool { return ranges[i].End > address })
 		return i < len(ranges) && address >= ranges[i].Start
 	}
-	low, high := ranges[0].Start, ranges[len(ranges)-1].End
+	low, high := watched.Start, watched.End
+	if len(ranges) > 0 {
+		low, high = min(low, ranges[0].Start), max(high, ranges[len(ranges)-1].End)
+	}
 	var buf []byte
 	for _, t := range s.threads {
 		if !t.stopped {
-			return Occupant{}, false, fmt.Errorf("look at the stack of thread %d: it is not stopped", t.tid)
+			return Occupant{}, 0, false, fmt.Errorf("look at the stack of thread %d: it is not stopped", t.tid)
 		}
 		if within(t.regs.RIP) {
-			return Occupant{TID: t.tid, Address: t.regs.RIP}, true, nil
+			return Occupant{TID: t.tid, Address: t.regs.RIP}, 0, true, nil
 		}
+		visits := t.regs.RIP >= watched.Start && t.regs.RIP < watched.End
 		stack, err := s.readStack(t, maps, &buf)
 		if err != nil {
 			if maps, err = s.process.Maps(); err != nil {
-				return Occupant{}, false, err
+				return Occupant{}, 0, false, err
 			}
 			if stack, err = s.readStack(t, maps, &buf); errors.Is(err, errNoStack) {
-				continue // nothing to return by
+				stack = nil // nothing to return by
 			} else if err != nil {
-				return Occupant{}, false, err
+				return Occupant{}, 0, false, err
 			}
 		}
 		for ; len(stack) >= 8; stack = stack[8:] {
-			if word := binary.LittleEndian.Uint64(stack); word >= low && word < high && within(word) {
-				return Occupant{TID: t.tid, Address: word, Stack: true}, true, nil
+			word := binary.LittleEndian.Uint64(stack)
+			if word < low || word >= high {
+				continue
 			}
+			if within(word) {
+				return Occupant{TID: t.tid, Address: word, Stack: true}, 0, true, nil
+			}
+			visits = visits || word >= watched.Start && word < watched.End
+		}
+		if visits {
+			visitors++
 		}
 	}
-	return Occupant{}, false, nil
+	return Occupant{}, visitors, false, nil
 }
 
 var errNoStack = errors.New("its stack pointer leads to no memory")

@@ -350,7 +350,7 @@ func (w *takeovers) operation(t *takeover) api.Operation {
 		Outcome: w.outcome, From: t.plan.From, To: t.plan.To,
 		PauseUS: t.done.Times.Pause.Microseconds(), BorrowUS: t.done.Times.Borrow.Microseconds(),
 		TotalUS:    (t.planned + t.done.Total).Microseconds(),
-		Generation: t.plan.Generation, Functions: t.plan.Redirected(),
+		Generation: t.plan.Generation, Functions: t.plan.Redirected(), Finishing: t.done.Visitors,
 		Residual: slices.Clone(t.plan.Residual), Refusals: slices.Clone(t.plan.Refusals),
 	}
 	if w.steps {
