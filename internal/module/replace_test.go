@@ -125,3 +125,68 @@ func TestNginxGetsAnotherZlib(t *testing.T) {
 		t.Error(crash)
 	}
 }
+
+// A replaced module is verified and healed like any other: what vOS wrote stays.
+func TestReplacedModuleIsHealed(t *testing.T) {
+	testbed.NeedRoot(t)
+	libraries := testbed.RunLibraries(t, testbed.Zlib.MustOriginal(t))
+	f := testbed.RunStream(t, "zlib", testbed.FixtureOptions{Env: libraries.Env()})
+	replace(t, f.Pid(), testbed.Zlib.Soname, testbed.Zlib.MustRebuilt(t, "7").Path)
+
+	p, err := Open(f.Pid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	first := findModule(t, p, testbed.Zlib.Soname)
+	v := p.vins[first]
+	if v == nil || first.Generation != 1 {
+		t.Fatalf("generation %d", first.Generation)
+	}
+	// Nobody runs the rest of an instruction that a jump was written over, nor a
+	// function of the new build that is the same in the old one.
+	dead := v.Entries()[0].Function + 6
+	staged := p.moduleAt(v.Generations()[1].Start)
+	idle, ok, err := staged.Object.Lookup("gzerror", "")
+	if err != nil || !ok {
+		t.Fatal("gzerror is not exported", err)
+	}
+	memory, err := p.OpenMemoryForWriting()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer memory.Close()
+	for m, address := range map[*Module]uint64{first: dead, staged: staged.Bias + idle.Value} {
+		var right [1]byte
+		if _, err := memory.ReadAt(right[:], int64(address)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := memory.WriteAt([]byte{right[0] ^ 0x55}, int64(address)); err != nil {
+			t.Fatal(err)
+		}
+		c, err := p.Compare(t.Context(), m, false)
+		if err != nil || !c.Corrupt() {
+			t.Fatalf("%s: a byte was changed, and not found: %v", m.Path, err)
+		}
+		plan, err := p.Plan(t.Context(), m, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := p.Commit(t.Context(), []*Plan{plan}); err != nil {
+			t.Fatal(err)
+		}
+		var now [1]byte
+		if _, err := memory.ReadAt(now[:], int64(address)); err != nil || now != right {
+			t.Errorf("%s: %x, not %x, %v", m.Path, now, right, err)
+		}
+	}
+	jump, _ := v.Veneer(0)
+	found := make([]byte, len(jump))
+	if _, err := memory.ReadAt(found, int64(v.Entries()[0].Function)); err != nil || string(found) != string(jump[:]) {
+		t.Errorf("the jump is %x, not %x, %v", found, jump, err)
+	}
+	checkIntact(t, f.Pid())
+	if r, err := f.Report(t.Context()); err != nil || r.Healthy(testbed.Report{}) != nil {
+		t.Error(r, err)
+	}
+}
