@@ -22,6 +22,10 @@ var groups = []group{
 	{"verify", "verification of an nginx worker and of this machine", Verify},
 	{"stop", "all threads stopped and resumed; floor: bare seize, interrupt, wait, detach", Stop},
 	{"refresh", "healing; held up: one thread borrowed, or all stopped where the processors are busy", Heal},
+	{"match", "two builds compared, on their files", Match},
+	{"replace", "another build takes over; floor: bare stop of the same process", Replace},
+	{"latency", "nginx while its libz is replaced once a second; floor: while it is not", Latency},
+	{"restart", "nginx gets another libz under load; floor: it does not", Restart},
 }
 
 // Run measures all groups, or the one that is named, and prints them as they
