@@ -1,6 +1,7 @@
 package match
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -91,6 +92,22 @@ func TestData(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestInitialValuesAreWhole: of a value that differs in one byte all of it is told,
+// as the program may have written the other bytes.
+func TestInitialValuesAreWhole(t *testing.T) {
+	const source = `static long limit = %d; static int level = %d, other = 5; E long f(long x) { limit += x; return limit; }
+		E int g(int x) { level += x; return level; } E int h(int x) { other *= x; return other; } E int c(int x) { return x * %d; }`
+	m := variants(t, ".c", fmt.Sprintf(source, 256, 0x10000, 3), fmt.Sprintf(source, 512, 0x20000, 5))
+	var sizes []uint64
+	for _, i := range m.Initial {
+		sizes = append(sizes, i.Size)
+	}
+	slices.Sort(sizes)
+	if want := []uint64{4, 8}; !slices.Equal(sizes, want) || len(m.Refusals) > 0 {
+		t.Errorf("values of %v bytes, want %v: %+v %v", sizes, want, m.Initial, m.Refusals)
 	}
 }
 

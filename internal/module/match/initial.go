@@ -21,17 +21,17 @@ func (m *Match) compareInitial(p *pairing) {
 		if v.Proof == Added || v.Relro {
 			continue
 		}
-		m.compareInterval(c, v)
+		m.compareInterval(p, c, v)
 	}
 }
 
-func (m *Match) compareInterval(c *constants, v *Interval) {
+func (m *Match) compareInterval(p *pairing, c *constants, v *Interval) {
 	n := v.Size
 	ws, vs := m.Old.wordsIn(v.Old, v.Old+n), m.New.wordsIn(v.New, v.New+n)
 	from := uint64(0)
 	plain := func(to uint64) {
 		if from < to {
-			m.compareBytes(v, from, to)
+			m.compareBytes(p, v, from, to)
 		}
 	}
 	for len(ws) > 0 || len(vs) > 0 {
@@ -56,8 +56,9 @@ func (m *Match) compareInterval(c *constants, v *Interval) {
 	plain(n)
 }
 
-// compareBytes adds the runs of bytes that differ in a part without pointers.
-func (m *Match) compareBytes(v *Interval, from, to uint64) {
+// compareBytes adds the values that differ in a part without pointers: whole ones,
+// as a byte of the new value beside one that the program wrote is neither.
+func (m *Match) compareBytes(p *pairing, v *Interval, from, to uint64) {
 	a, b := initialBytes(m.Old, v.Old+from, to-from), initialBytes(m.New, v.New+from, to-from)
 	if bytes.Equal(a, b) {
 		return
@@ -69,16 +70,46 @@ func (m *Match) compareBytes(v *Interval, from, to uint64) {
 		return 0
 	}
 	most := max(uint64(len(a)), uint64(len(b)))
+	first := len(m.Initial)
 	for i := uint64(0); i < most; i++ {
 		if at(a, i) == at(b, i) {
 			continue
 		}
-		begin := i
-		for i < most && at(a, i) != at(b, i) {
-			i++
+		begin, end, joined := m.valueAt(p, v.Old+from+i)
+		begin, end = max(begin, v.Old+from), min(end, v.Old+to)
+		if n := len(m.Initial); joined && n > first && m.Initial[n-1].Old+m.Initial[n-1].Size == begin {
+			m.Initial[n-1].Size += end - begin
+		} else {
+			m.Initial = append(m.Initial, InitialChange{begin - v.Old + v.New, begin, end - begin, false, v.Name})
 		}
-		m.Initial = append(m.Initial, InitialChange{v.New + from + begin, v.Old + from + begin, i - begin, false, v.Name})
+		i = end - v.Old - from - 1
 	}
+}
+
+// valueAt returns the range of the value that a byte of the running build's data
+// belongs to: a small object that a symbol tells, otherwise an aligned word, or
+// the half of it that something refers to. Words of one object may be one value,
+// as of a text: joined tells that nothing begins with this one.
+func (m *Match) valueAt(p *pairing, at uint64) (begin, end uint64, joined bool) {
+	const word, largest = 8, 16 // a long double
+	begin = at &^ (word - 1)
+	end = begin + word
+	l, named := m.Old.labels.object(at)
+	switch {
+	case named && 0 < l.size && l.size <= largest:
+		return l.addr, l.addr + l.size, false
+	case named && l.size > 0:
+		begin, end = max(begin, l.addr), min(end, l.addr+l.size)
+		return begin, end, begin > l.addr
+	}
+	if half := begin + word/2; isBoundary(p.oldBounds, half) {
+		if at < half {
+			end = half
+		} else {
+			begin = half
+		}
+	}
+	return begin, end, !isBoundary(p.oldBounds, begin)
 }
 
 // initialBytes are the bytes that the file has of a range; the rest is zero.
