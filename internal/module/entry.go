@@ -245,8 +245,11 @@ func (p *Process) entryWrites(s *tracee.Session, r *Replacement) ([]Write, error
 			stub, before = before, stub
 		}
 		w, err := changeTo(s, slot.Address, stub, before)
-		if errors.Is(err, errChanged) {
-			continue // the loader has bound it meanwhile, or its module is gone
+		if errors.Is(err, errChanged) && r.Generation > 0 { // the loader may have bound it meanwhile
+			w, err = changeTo(s, slot.Address, stub, word(entries[slot.Entry].Function))
+		}
+		if errors.Is(err, errChanged) || errors.Is(err, procfs.ErrAddress) {
+			continue // its module is gone
 		}
 		if err != nil {
 			return nil, err
