@@ -97,7 +97,7 @@ func TestReplaceKilledAtAnyInstant(t *testing.T) {
 				t.Fatal(err)
 			}
 			c := report.Counts
-			if c["build"] != c["again"] || c["build"] != c["third"] || c["touched"] != 77 {
+			if c["build"] != c["again"] || c["build"] != c["third"] || c["touched"] != 333 {
 				t.Fatalf("after %v: the program runs parts of several builds: %v", args, c)
 			}
 		}

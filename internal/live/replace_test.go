@@ -80,7 +80,7 @@ func (m *mixed) runs(t *testing.T, build int64) testbed.Report {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := map[string]int64{"build": build, "again": build, "third": build, "untouched": 10 * build, "touched": 77, "words": build}
+	want := map[string]int64{"build": build, "again": build, "third": build, "untouched": 10 * build, "touched": 333, "words": build}
 	for name, n := range want {
 		if got := report.Counts[name]; got != n {
 			t.Fatalf("%s is %d, want %d", name, got, n)
@@ -361,4 +361,84 @@ func TestReplaceInLockedMemory(t *testing.T) {
 	m.runs(t, 2)
 	m.rollback(t)
 	m.runs(t, 1)
+}
+
+// TestReplaceOfWhatIsBoundLater calls a function that is led to another build by
+// import slots alone, and that the program binds when it likes.
+func TestReplaceOfWhatIsBoundLater(t *testing.T) {
+	lazy := form{program: []string{"-Wl,-z,lazy"}, library: []string{"-Wl,-z,lazy"}}
+	brief := func(t *testing.T, m *mixed, build int64) {
+		t.Helper()
+		m.step(t)
+		if got := m.count(t, "brief"); got != 70+build {
+			t.Fatalf("a short function answers %d, not %d", got, 70+build)
+		}
+	}
+	second, third := mixedBuild(t, 2, lazy.library...), mixedBuild(t, 3, lazy.library...)
+	t.Run("in another build", func(t *testing.T) {
+		m := runMixed(t, lazy, "brief")
+		m.replace(t, second)
+		brief(t, m, 2)
+		m.rollback(t)
+		brief(t, m, 1)
+		m.replace(t, second)
+		brief(t, m, 2)
+	})
+	t.Run("after a rollback", func(t *testing.T) {
+		m := runMixed(t, lazy, "brief")
+		m.replace(t, second)
+		m.rollback(t)
+		brief(t, m, 1)
+		m.replace(t, second)
+		brief(t, m, 2)
+		m.rollback(t)
+		m.replace(t, third)
+		brief(t, m, 3)
+	})
+}
+
+// TestReplaceKeepsValuesThatChange changes a variable while another build runs:
+// it stays the program's.
+func TestReplaceKeepsValuesThatChange(t *testing.T) {
+	m := runMixed(t, form{}, "write")
+	words := func(want int64) {
+		t.Helper()
+		m.unharmed(t)
+		if got := m.count(t, "words"); got != want {
+			t.Fatalf("the variable is of build %d, not %d", got, want)
+		}
+	}
+	m.replace(t, mixedBuild(t, 2))
+	words(2)
+	m.rollback(t)
+	words(1)
+	m.replace(t, mixedBuild(t, 3))
+	words(3)
+	m.step(t)
+	m.rollback(t)
+	words(3)
+	m.replace(t, mixedBuild(t, 2))
+	words(3)
+}
+
+// TestReplaceOfThreadLocalStorage replaces a library that was opened, with threads
+// that come and go: each has its variables.
+func TestReplaceOfThreadLocalStorage(t *testing.T) {
+	folder := publicFolder(t)
+	library := filepath.Join(folder, mixedLibrary)
+	copyFile(t, mixedBuild(t, 1), library)
+	program := testbed.MustCompile(t, testbed.Build{
+		Name: "mixed", Source: text(t, "mixed.c"), Files: []string{"report.h"}, Flags: []string{"-DOPENED"},
+	})
+	m := &mixed{loaded: library}
+	m.subject, m.Fixture = start(t, testbed.FixtureOptions{}, program, "open="+library, "stay", "churn")
+	for range 5 {
+		m.replace(t, mixedBuild(t, 2))
+		m.runs(t, 2)
+		m.replace(t, mixedBuild(t, 3))
+		m.runs(t, 3)
+		m.rollback(t)
+		m.rollback(t)
+		m.runs(t, 1)
+	}
 }

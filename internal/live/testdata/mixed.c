@@ -1,13 +1,14 @@
 /* Calls libmixed.so (mixed_lib.c) all the time, from two threads, and knows what
  * each build has to answer.
  *
- *   mixed [farewell=FILE] [killed] [late] [open=FILE] [fork] [seccomp] [files] [memory] [lock] [busy=N] [wait=N] [signal]
+ *   mixed [farewell=FILE] [killed] [late] [brief] [write] [stay] [churn] [open=FILE] [fork] [seccomp] [files] [memory] [lock] [busy=N] [wait=N] [signal]
  *
  * "killed" allows for initial values of another build, as vOS may be killed before
  * it comes to calls.
  *
  * SIGUSR1  is the next step: calls what was not called yet, closes or opens the
- *          library, makes a child, lets the threads that wait go on
+ *          library, makes a child, lets the threads that wait go on, changes
+ *          a variable of the library
  */
 #include "report.h"
 #include <dlfcn.h>
@@ -33,7 +34,7 @@ typedef long operation(long);
 	F(long, mixed_take, int, long) F(const char *, mixed_text, void) F(long, mixed_square, int) \
 	F(const char *, mixed_case, int) F(long, mixed_push, long) F(long, mixed_sum, void) F(void, mixed_double, void) \
 	F(void, mixed_drop, void) F(int, mixed_late, void) F(int, mixed_wait, int) F(unsigned long, mixed_busy, unsigned) \
-	F(void, mixed_farewell, const char *)
+	F(void, mixed_farewell, const char *) F(long, mixed_brief, long) F(void, mixed_write, int, char)
 
 #ifdef OPENED
 #define DECLARE(type, name, ...) static type (*name)(__VA_ARGS__);
@@ -58,9 +59,9 @@ static long *object(void) { return &mixed_object; }
 #endif
 
 static struct counter *build, *again, *third, *steps, *late, *untouched, *touched, *words, *child_build, *child_works, *child_errors,
-	*waited, *went, *busy_build[4], *handled;
+	*waited, *went, *busy_build[4], *handled, *brief;
 static volatile sig_atomic_t step;
-static int may_late, may_fork, may_be_killed;
+static int may_late, may_fork, may_be_killed, may_brief, may_write;
 static operation *taken[2], *mine;
 static long called, seeded, pushed, named;
 static int number;
@@ -88,7 +89,7 @@ static void set_up(void)
 	taken[0] = mixed_operation(0), taken[1] = mixed_operation(1);
 	mine = callback;
 	number = mixed_give(mine);
-	mixed_touch(77);
+	mixed_touch(333);
 	mixed_name("kept by the library");
 	mixed_choose(taken[1]);
 	seeded = mixed_seed(0);
@@ -103,7 +104,7 @@ static void work(void)
 	int b = mixed_build();
 	expect(mixed_calls(), ++called, "calls counted by the library");
 	expect(mixed_seed(2), seeded += 2, "a variable with an initial value");
-	expect(mixed_touched(), 77, "a value that the program set");
+	expect(mixed_touched(), 333, "a value that the program set");
 	expect_text(mixed_named(), "kept by the library", "text");
 	++*object();
 	expect(mixed_peek(), *object(), "the exported object");
@@ -163,6 +164,26 @@ static void *busy_thread(void *unused)
 	}
 }
 
+/* Threads that come, call the library for the first time, and go. */
+static void *fleeting_thread(void *unused)
+{
+	expect(mixed_here(), 8, "a variable of a new thread");
+	mixed_busy(100);
+	expect(mixed_here(), 9, "a variable of a new thread");
+	return unused;
+}
+static void *churning_thread(void *unused)
+{
+	for (;;) {
+		pthread_t t[4];
+		for (int i = 0; i < 4; i++)
+			t[i] = spawn(fleeting_thread, unused);
+		for (int i = 0; i < 4; i++)
+			pthread_join(t[i], 0);
+		progressed();
+	}
+}
+
 static int gate[2];
 static void *waiting_thread(void *unused)
 {
@@ -212,7 +233,6 @@ static void child(void)
 
 static void do_step(void)
 {
-	bump(steps);
 #ifdef OPENED
 	if (handle) {
 		dlclose(handle);
@@ -224,6 +244,10 @@ static void do_step(void)
 	}
 	return;
 #endif
+	if (may_brief)
+		brief->n = mixed_brief(7);
+	if (may_write)
+		mixed_write(0, 'B');
 	if (may_late)
 		late->n = mixed_late();
 	if (may_fork) {
@@ -248,7 +272,7 @@ static void *worker(void *unused)
 #endif
 			work();
 		if (seen != step)
-			seen++, do_step();
+			seen++, do_step(), bump(steps);
 		usleep(200);
 	}
 }
@@ -285,7 +309,7 @@ int main(int argc, char **argv)
 	build = counter("build"), again = counter("again"), third = counter("third"), steps = counter("steps"), late = counter("late");
 	untouched = counter("untouched"), touched = counter("touched"), words = counter("words"), waited = counter("waited"), went = counter("went");
 	child_build = counter("child.build"), child_works = counter("child.works"), child_errors = counter("child.errors");
-	handled = counter("handled");
+	handled = counter("handled"), brief = counter("brief");
 	busy_build[0] = counter("busy.0"), busy_build[1] = counter("busy.1"), busy_build[2] = counter("busy.2"), busy_build[3] = counter("busy.3");
 	shared = mmap(0, sizeof *shared, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	report_before = before_report;
@@ -316,6 +340,14 @@ int main(int argc, char **argv)
 		const char *value = strchr(argv[i], '=');
 		if (!strncmp(argv[i], "farewell=", 9))
 			mixed_farewell(value + 1);
+		else if (!strcmp(argv[i], "brief"))
+			may_brief = 1;
+		else if (!strcmp(argv[i], "write"))
+			may_write = may_be_killed = 1;
+		else if (!strcmp(argv[i], "stay"))
+			spawn(other_thread, 0);
+		else if (!strcmp(argv[i], "churn"))
+			spawn(churning_thread, 0);
 		else if (!strcmp(argv[i], "late"))
 			may_late = 1;
 		else if (!strcmp(argv[i], "fork"))
