@@ -48,7 +48,7 @@ func (p *Process) stageInto(ctx context.Context, r *Replacement) (tracee.Times, 
 		}})
 	}
 	worst := tracee.Times{}
-	session := func(f func(*tracee.Session) error) error {
+	session := func(ctx context.Context, f func(*tracee.Session) error) error {
 		times, err := tracee.Do(ctx, p.Process, tracee.Options{Identity: p.identity}, func(s *tracee.Session) error {
 			if err := s.Borrow(); err != nil {
 				return err
@@ -62,7 +62,7 @@ func (p *Process) stageInto(ctx context.Context, r *Replacement) (tracee.Times, 
 	if err != nil {
 		return worst, err
 	}
-	err = session(func(s *tracee.Session) error {
+	err = session(ctx, func(s *tracee.Session) error {
 		if err := s.Permits(stagingCalls(files)); err != nil {
 			return err
 		}
@@ -77,17 +77,43 @@ func (p *Process) stageInto(ctx context.Context, r *Replacement) (tracee.Times, 
 		err = p.fill(files)
 	}
 	if err == nil {
-		err = session(func(s *tracee.Session) error {
+		err = session(ctx, func(s *tracee.Session) error {
 			if err := p.stillOpen(files); err != nil {
 				return err
 			}
 			return mapStaged(s, files)
 		})
 	}
-	if err != nil && !errors.Is(err, procfs.ErrGone) && slices.ContainsFunc(files, func(f staged) bool { return f.open || f.mapped }) {
-		err = errors.Join(err, session(func(s *tracee.Session) error { return discard(s, files) }))
+	if err != nil && !errors.Is(err, procfs.ErrGone) {
+		undo, undoErr := p.stagedCalls(files)
+		if len(undo) > 0 { // also where the request was cancelled
+			undoErr = session(context.WithoutCancel(ctx), func(s *tracee.Session) error { _, err := s.Run(undo); return err })
+		}
+		err = errors.Join(err, undoErr)
 	}
 	return worst, err
+}
+
+// stagedCalls are the calls that take out what has come into the process of files:
+// a call that was cut short may have been made.
+func (p *Process) stagedCalls(files []staged) ([]tracee.Call, error) {
+	maps, err := p.Maps()
+	if err != nil {
+		return nil, err
+	}
+	calls, err := p.openCalls()
+	if err != nil {
+		return nil, err
+	}
+	for _, f := range files {
+		own := func(m procfs.Mapping) bool {
+			return m.Start < f.start+f.size && f.start < m.End && strings.HasPrefix(m.Path, memfd+ownPrefix)
+		}
+		if slices.ContainsFunc(maps, own) {
+			calls = append(calls, tracee.Call{Number: syscall.SYS_MUNMAP, Args: [6]uint64{f.start, f.size}})
+		}
+	}
+	return calls, nil
 }
 
 // stagingCalls are calls like those that staging takes: some arguments are not
@@ -304,10 +330,17 @@ func (p *Process) leftCalls() ([]tracee.Call, error) {
 	for _, r := range p.leftover {
 		calls = append(calls, tracee.Call{Number: syscall.SYS_MUNMAP, Args: [6]uint64{r.Start, r.End - r.Start}})
 	}
+	open, err := p.openCalls()
+	return append(calls, open...), err
+}
+
+// openCalls are the calls that close what vOS has opened in the process.
+func (p *Process) openCalls() ([]tracee.Call, error) {
 	descriptors, err := p.Descriptors()
 	if err != nil {
 		return nil, err
 	}
+	var calls []tracee.Call
 	for fd, link := range descriptors {
 		if strings.HasPrefix(link, memfd+ownPrefix) {
 			calls = append(calls, tracee.Call{Number: syscall.SYS_CLOSE, Args: [6]uint64{uint64(fd)}})
@@ -352,7 +385,7 @@ func (p *Process) CommitReplacement(ctx context.Context, r *Replacement) (done R
 		err = p.switchWhenFree(ctx, r, &done)
 	}
 	if err == nil {
-		return done, p.verifySwitch(ctx, r)
+		return done, p.verifySwitch(context.WithoutCancel(ctx), r) // what is done is done
 	}
 	if err != nil && r.Image != nil && !errors.Is(err, procfs.ErrGone) {
 		// Also where the request was cancelled.
