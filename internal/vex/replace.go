@@ -145,6 +145,10 @@ func (w *takeovers) work(ctx context.Context) error {
 		}
 		w.explainWhole(broken)
 		for ; done < len(w.all); done++ {
+			if t := w.all[done]; errors.Is(t.err, procfs.ErrGone) {
+				w.fail(t.process.PID(), t.err)
+				continue
+			}
 			if err := w.emit(w.operation(w.all[done])); err != nil {
 				return err
 			}
