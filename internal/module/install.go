@@ -301,8 +301,15 @@ func (p *Process) fillOne(f *staged) (err error) {
 }
 
 func stagingRefusal(f *staged, what string, err error) error {
+	if errors.Is(err, procfs.ErrGone) {
+		return err
+	}
+	remedy := askRestart
+	if errors.Is(err, syscall.EEXIST) { // the program has mapped something there meanwhile
+		remedy = "try again"
+	}
 	return errors.Join(api.Refusal{Code: codeStaging, Subject: strings.TrimPrefix(f.name, stagedPrefix),
-		Detail: fmt.Sprintf("the process can't %s: %v", what, err), Remedy: askRestart}, err)
+		Detail: fmt.Sprintf("the process can't %s: %v", what, err), Remedy: remedy}, err)
 }
 
 // discard takes out what was mapped in vain.
@@ -524,7 +531,11 @@ func (p *Process) switchTo(ctx context.Context, r *Replacement, done *Replaced) 
 	if err != nil {
 		return tracee.Times{}, err
 	}
-	return tracee.Do(ctx, p.Process, tracee.Options{Avoid: avoid, Identity: p.identity}, func(s *tracee.Session) error {
+	if err := ctx.Err(); err != nil {
+		return tracee.Times{}, err
+	}
+	// From here on an interrupt comes too late: it would cut the writes short.
+	return tracee.Do(context.WithoutCancel(ctx), p.Process, tracee.Options{Avoid: avoid, Identity: p.identity}, func(s *tracee.Session) error {
 		if err := s.StopAll(); err != nil {
 			return err
 		}
