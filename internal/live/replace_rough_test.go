@@ -15,13 +15,13 @@ import (
 // TestReplaceByManyAtOnce lets several vos take turns at one program: it runs one
 // build as a whole.
 func TestReplaceByManyAtOnce(t *testing.T) {
-	m := runMixed(t, form{}, "busy=4", "churn")
+	m := runMixed(t, form{}, "busy=4")
 	second, third := mixedBuild(t, 2), mixedBuild(t, 3)
 	for range 5 {
 		var all sync.WaitGroup
 		for _, args := range [][]string{
 			{"replace", m.module(), "--with", second}, {"replace", m.module(), "--with", third}, {"rollback", m.module()},
-			{"replace", m.module(), "--with", second}, {"verify", "--full", m.target()}, {"refresh", m.target()},
+			{"replace", m.module(), "--with", second}, {"refresh", m.target()},
 		} {
 			all.Go(func() {
 				out, err := exec.Command(binary, args...).CombinedOutput()
@@ -89,7 +89,7 @@ func TestReplaceInProgramsThatEnd(t *testing.T) {
 	codes := make(map[int]int)
 	limit := 20 * time.Millisecond
 	for range 30 {
-		m := runMixed(t, form{}, "busy=2", "churn")
+		m := runMixed(t, form{}, "busy=2")
 		cmd := exec.Command(binary, "replace", m.module(), "--with", second)
 		var out strings.Builder
 		cmd.Stderr = &out
