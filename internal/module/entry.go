@@ -210,7 +210,7 @@ func redirected(v *vin.Vin, generation int) []int {
 // entryWrites returns what is to be written at entries and import slots, with all
 // threads stopped: jumps and stubs where the generation needs them, and all of
 // the program's own bytes for generation 0.
-func (p *Process) entryWrites(s *tracee.Session, r *Replacement) ([]Write, error) {
+func (p *Process) entryWrites(s *tracee.Session, text *textPages, r *Replacement) ([]Write, error) {
 	wanted := make(map[int]bool)
 	for _, i := range redirected(r.vin, r.Generation) {
 		wanted[i] = true
@@ -230,7 +230,7 @@ func (p *Process) entryWrites(s *tracee.Session, r *Replacement) ([]Write, error
 		if r.Generation == 0 {
 			bytes, other = original, veneer[:]
 		}
-		w, err := changeTo(s, e.Function, bytes, other)
+		w, err := text.changeTo(e.Function, bytes, other)
 		if err != nil {
 			return nil, fmt.Errorf("the entry at 0x%x: %w", e.Function, err)
 		}
@@ -267,13 +267,7 @@ func changeTo(s *tracee.Session, address uint64, wanted, other []byte) ([]Write,
 	if _, err := s.Memory().ReadAt(found, int64(address)); err != nil {
 		return nil, err
 	}
-	switch {
-	case bytes.Equal(found, wanted):
-		return nil, nil
-	case !bytes.Equal(found, other):
-		return nil, fmt.Errorf("%x at 0x%x: %w", found, address, errChanged)
-	}
-	return []Write{{Address: address, Found: found, Bytes: wanted}}, nil
+	return changeFrom(address, found, wanted, other)
 }
 
 // unoccupied makes sure that no thread is within, or will come back into, the

@@ -539,7 +539,8 @@ func (p *Process) switchTo(ctx context.Context, r *Replacement, done *Replaced) 
 		if err := s.StopAll(); err != nil {
 			return err
 		}
-		writes, err := p.entryWrites(s, r)
+		text := readPages(s)
+		writes, err := p.entryWrites(s, text, r)
 		if err != nil {
 			return err
 		}
@@ -552,7 +553,7 @@ func (p *Process) switchTo(ctx context.Context, r *Replacement, done *Replaced) 
 			}
 		}
 		steps := []func() error{
-			func() error { return writeEntries(s, writes) },
+			func() error { return text.write(writes) },
 			func() error { return p.flip(s, r) },
 		}
 		if r.Generation == 0 {
@@ -565,15 +566,6 @@ func (p *Process) switchTo(ctx context.Context, r *Replacement, done *Replaced) 
 		}
 		return nil
 	})
-}
-
-func writeEntries(s *tracee.Session, writes []Write) error {
-	for _, w := range writes {
-		if err := s.Write(w.Address, w.Bytes); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 func word(v uint64) []byte { return binary.LittleEndian.AppendUint64(nil, v) }

@@ -267,6 +267,11 @@ func (s *Session) Write(address uint64, data []byte) error {
 	if _, err := s.memory.ReadAt(before, int64(address)); err != nil {
 		return fmt.Errorf("write %d bytes at %#x of process %d: %w", len(data), address, s.process.PID(), err)
 	}
+	return s.WriteOver(address, before, data)
+}
+
+// WriteOver is Write for who knows what was there: as many bytes.
+func (s *Session) WriteOver(address uint64, before, data []byte) error {
 	if _, err := s.memory.WriteAt(data, int64(address)); err != nil {
 		return fmt.Errorf("write %d bytes at %#x of process %d: %w", len(data), address, s.process.PID(), err)
 	}
