@@ -104,7 +104,12 @@ func TestReplaceInProgramsThatEnd(t *testing.T) {
 			t.Errorf("it took %v", took)
 		}
 		code := cmd.ProcessState.ExitCode()
-		if codes[code]++; code != 0 && code != 6 && !strings.Contains(out.String(), "zombie") && !strings.Contains(out.String(), "nothing is mapped there any more") {
+		codes[code]++
+		switch {
+		case code == 0, code == 6:
+		case code == 7, strings.Contains(out.String(), "nothing is mapped there any more"):
+			t.Log(out.String()) // mappings and threads end before the process does
+		default:
 			t.Errorf("exit code %d: %s", code, out.String())
 		}
 	}
