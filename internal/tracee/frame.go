@@ -18,6 +18,8 @@ const (
 	ucontextMask    = 296 // sigset_t
 	ucontextBytes   = 304
 
+	contextRAX       = ucontextContext + 13*8
+	contextRIP       = ucontextContext + 16*8
 	contextSelectors = ucontextContext + 18*8 // cs, gs, fs, ss: 16 bits each
 	contextFPState   = ucontextContext + 23*8 // pointer to the extended state
 

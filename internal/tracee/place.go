@@ -261,9 +261,9 @@ func (s *Session) loaderConsistent(at uint64) (bool, error) {
 	return binary.LittleEndian.Uint32(state) == loaderConsistent, nil
 }
 
-// handlesSignal reports whether a signal frame lies on the stack: what the handler
-// has interrupted is not known. Each such frame begins with the address of the code
-// that calls rt_sigreturn; that code has popped it.
+// handlesSignal reports whether a signal frame lies on the stack of a handler that
+// has interrupted an unsafe place. Each such frame begins with the address of the
+// code that calls rt_sigreturn; that code has popped it.
 func (s *safeSearch) handlesSignal(stack uint64) (bool, error) {
 	maps, err := s.process.AppendMaps(s.maps[:0])
 	if err != nil {
@@ -288,7 +288,7 @@ func (s *safeSearch) handlesSignal(stack uint64) (bool, error) {
 				return false, err
 			}
 			for ; len(part) >= 8; part, at = part[8:], at+8 {
-				if s.trampoline(binary.LittleEndian.Uint64(part)) && s.signalFrame(at+8) {
+				if s.trampoline(binary.LittleEndian.Uint64(part)) && s.signalFrame(at+8) && !s.interruptedSafely(at+8) {
 					return true, nil
 				}
 			}
@@ -303,6 +303,28 @@ func (s *safeSearch) signalFrame(at uint64) bool {
 	selectors := make([]byte, 2)
 	_, err := s.memory.ReadAt(selectors, int64(at+contextSelectors))
 	return err == nil && binary.LittleEndian.Uint16(selectors) == userCodeSegment
+}
+
+// interruptedSafely reports whether the signal frame at an address is of a handler
+// that interrupted code in which a function could be called, as that of the
+// postmaster of PostgreSQL does, which starts its processes from one.
+func (s *safeSearch) interruptedSafely(at uint64) bool {
+	var words [2]uint64
+	if s.readWords(at+contextRAX, words[:1]) != nil || s.readWords(at+contextRIP, words[1:]) != nil {
+		return false
+	}
+	rax, pc := words[0], words[1]
+	if !s.unsafe(pc) {
+		return true
+	}
+	code := make([]byte, 9) // mov $number, %eax; syscall, which pc is at, or behind
+	if _, err := s.memory.ReadAt(code, int64(pc)-7); !within(s.place.Wrappers, pc) || err != nil {
+		return false
+	}
+	if bytes.HasSuffix(code, syscallBytes) {
+		return waitsSafely(rax) // to be made again
+	}
+	return code[0] == 0xb8 && bytes.Equal(code[5:7], syscallBytes) && waitsSafely(uint64(binary.LittleEndian.Uint32(code[1:])))
 }
 
 func compareMapping(m procfs.Mapping, at uint64) int {
