@@ -30,7 +30,8 @@ const (
 
 // stageInto maps a planned generation, and the vIN where there is none yet, into
 // the process: from one thread, borrowed twice for some microseconds, while the
-// others run. Nothing leads there yet. The times are of the longer one.
+// others run, or are stopped where they keep the processors busy. Nothing leads
+// there yet. The times are of the longer one.
 //
 // A memfd holds what is mapped, so nothing on a disk can be full or change, and
 // the pages can be compared with it later. It is closed again.
@@ -48,14 +49,20 @@ func (p *Process) stageInto(ctx context.Context, r *Replacement) (tracee.Times, 
 		}})
 	}
 	worst := tracee.Times{}
+	busy := p.busy()
 	session := func(ctx context.Context, f func(*tracee.Session) error) error {
 		times, err := tracee.Do(ctx, p.Process, tracee.Options{Identity: p.identity}, func(s *tracee.Session) error {
+			if busy {
+				if err := s.StopAll(); err != nil {
+					return err
+				}
+			}
 			if err := s.Borrow(); err != nil {
 				return err
 			}
 			return f(s)
 		})
-		worst.Borrow = max(worst.Borrow, times.Borrow)
+		worst.Borrow, worst.Pause = max(worst.Borrow, times.Borrow), max(worst.Pause, times.Pause)
 		return err
 	}
 	left, err := p.leftCalls()
@@ -382,7 +389,7 @@ func (p *Process) CommitReplacement(ctx context.Context, r *Replacement) (done R
 	}
 	if r.Image != nil {
 		times, err := p.stageInto(ctx, r)
-		done.Times.Borrow = times.Borrow
+		done.Times.Borrow, done.Times.Pause = times.Borrow, times.Pause
 		if err != nil {
 			return done, fmt.Errorf("stage %s in process %d: %w", r.Module.Name, p.PID(), err)
 		}
