@@ -89,8 +89,7 @@ func Restart(ctx context.Context, runs int) ([]Figure, error) {
 	if err != nil {
 		return nil, err
 	}
-	var figures []Figure
-	for _, way := range []struct {
+	ways := []struct {
 		name string
 		act  func(context.Context, *testbed.Nginx, pair) (end func() error, err error)
 	}{
@@ -98,22 +97,24 @@ func Restart(ctx context.Context, runs int) ([]Figure, error) {
 		{"vos replace, master and workers", replaceAll},
 		{"reload (keeps the library)", reload},
 		{"restart", restart},
-	} {
-		f := Figure{}
-		var sum testbed.Totals
-		for range max(1, min(runs/3, 10)) {
+	}
+	figures, sums := make([]Figure, len(ways)), make([]testbed.Totals, len(ways))
+	for range max(1, min(runs/3, 10)) {
+		for i, way := range ways {
 			totals, err := gap(ctx, p, way.act)
 			if err != nil {
-				return figures, err
+				return nil, fmt.Errorf("%s: %w", way.name, err)
 			}
-			f.Samples = append(f.Samples, totals.WorstGap)
+			figures[i].Samples = append(figures[i].Samples, totals.WorstGap)
+			sum := &sums[i]
 			sum.Served, sum.Failed, sum.Reconnects = sum.Served+totals.Served, sum.Failed+totals.Failed, sum.Reconnects+totals.Reconnects
 		}
-		f.Name = fmt.Sprintf("%s: longest gap; %d served, %d failed, %d connections lost", way.name, sum.Served, sum.Failed, sum.Reconnects)
-		if len(figures) > 0 {
-			f.Floor = figures[0].Samples
+	}
+	for i, way := range ways {
+		figures[i].Name = fmt.Sprintf("%s: longest gap; %d served, %d failed, %d connections lost", way.name, sums[i].Served, sums[i].Failed, sums[i].Reconnects)
+		if i > 0 {
+			figures[i].Floor = figures[0].Samples
 		}
-		figures = append(figures, f)
 	}
 	return figures, nil
 }
