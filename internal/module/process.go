@@ -1,6 +1,7 @@
 package module
 
 import (
+	"context"
 	"debug/elf"
 	"errors"
 	"fmt"
@@ -83,6 +84,21 @@ func Open(pid int) (*Process, error) {
 	}
 	p.store = store
 	return p, nil
+}
+
+// Again inspects the same process once more, with the same store. With lock it is
+// held against other vos until it is closed.
+func (p *Process) Again(ctx context.Context, lock bool) (*Process, error) {
+	process, err := procfs.Open(p.PID())
+	if err != nil {
+		return nil, err
+	}
+	if lock {
+		if err := process.Lock(ctx); err != nil {
+			return nil, errors.Join(err, process.Close())
+		}
+	}
+	return Inspect(p.files, process)
 }
 
 // Close lets go of the process.

@@ -12,25 +12,26 @@ import (
 
 // Lock waits until no other holds the process locked, and locks it: among those
 // that ask, one at a time changes it. Close ends it, and so does the end of this
-// process. It is an advisory lock on the directory /proc/PID.
+// process. It is an advisory lock on /proc/PID/mem, which nobody can open who may
+// not trace the process.
 func (p *Process) Lock(ctx context.Context) error {
-	folder, err := p.dir.Open(".", syscall.O_RDONLY|syscall.O_DIRECTORY)
+	memory, err := p.openMemoryFile("mem", syscall.O_RDONLY)
 	if err != nil {
 		return p.failed("lock", err)
 	}
 	for {
-		ok, err := kernel.TryLock(folder)
+		ok, err := kernel.TryLock(memory)
 		if ok {
-			p.lock = folder
+			p.lock = memory
 			return nil
 		}
 		if err != nil {
-			return p.failed("lock", errors.Join(err, folder.Close()))
+			return p.failed("lock", errors.Join(err, memory.Close()))
 		}
 		select {
 		case <-ctx.Done():
 			err := fmt.Errorf("lock process %d, which another vos works on: %w", p.pid, ctx.Err())
-			return errors.Join(err, folder.Close())
+			return errors.Join(err, memory.Close())
 		case <-time.After(2 * time.Millisecond):
 		}
 	}

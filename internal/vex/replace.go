@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"syscall"
 	"time"
 
 	"github.com/virtualizing-os/vos/internal/api"
@@ -273,12 +274,10 @@ func (w *takeovers) refuseWhole() map[whole]*takeover {
 // commit carries the plans out.
 func (w *takeovers) commit(ctx context.Context, broken map[whole]*takeover) {
 	for _, t := range w.all {
-		if len(t.plan.Refusals) > 0 || t.plan.Empty() || broken[t.whole()] != nil {
+		if t.changed || t.err != nil || len(t.plan.Refusals) > 0 || t.plan.Empty() || broken[t.whole()] != nil {
 			continue
 		}
-		if t.err = w.replan(ctx, t); t.err == nil && len(t.plan.Refusals) == 0 {
-			t.done, t.err = t.process.CommitReplacement(ctx, t.plan)
-		}
+		w.commitOne(ctx, t)
 		t.changed = t.err == nil && len(t.plan.Refusals) == 0
 		if !t.changed && !w.partial && !errors.Is(t.err, procfs.ErrGone) {
 			broken[t.whole()] = t
@@ -287,17 +286,29 @@ func (w *takeovers) commit(ctx context.Context, broken map[whole]*takeover) {
 	}
 }
 
-// replan plans anew where another module of the process was changed since: its
-// functions may be reached by other ways now.
+// commitOne carries one plan out. It is planned anew where another module of the
+// process was changed since, as functions may be reached by other ways now, and
+// where the program has mapped something at the planned addresses meanwhile.
+func (w *takeovers) commitOne(ctx context.Context, t *takeover) {
+	const tries = 5
+	stale := slices.ContainsFunc(w.all, func(o *takeover) bool { return o.changed && o.process.PID() == t.process.PID() })
+	for range tries {
+		if stale {
+			if t.err = w.replan(ctx, t); t.err != nil || len(t.plan.Refusals) > 0 || t.plan.Empty() {
+				return
+			}
+		}
+		t.done, t.err = t.process.CommitReplacement(ctx, t.plan)
+		if !errors.Is(t.err, syscall.EEXIST) {
+			return
+		}
+		stale = true
+	}
+}
+
+// replan plans anew.
 func (w *takeovers) replan(ctx context.Context, t *takeover) error {
-	if !slices.ContainsFunc(w.all, func(o *takeover) bool { return o.changed && o.process.PID() == t.process.PID() }) {
-		return nil
-	}
-	process, err := procfs.Open(t.process.PID())
-	if err != nil {
-		return err
-	}
-	p, err := module.Inspect(w.store, process) // locked by the first look
+	p, err := t.process.Again(ctx, false) // locked by the first look
 	if err != nil {
 		return err
 	}

@@ -2,6 +2,8 @@ package vex
 
 import (
 	"context"
+	"errors"
+	"io/fs"
 	"slices"
 	"time"
 
@@ -16,6 +18,9 @@ func (Machine) Verify(ctx context.Context, r api.VerifyRequest, emit func(api.Ve
 		for _, m := range modules {
 			begin := time.Now()
 			c, err := p.Compare(ctx, m, r.Full)
+			if err == nil && c.Corrupt() {
+				c, err = lookAgain(ctx, p, m, c, r.Full)
+			}
 			if err != nil {
 				return all, err
 			}
@@ -32,4 +37,23 @@ func (Machine) Verify(ctx context.Context, r api.VerifyRequest, emit func(api.Ve
 		}
 		return all, nil
 	}, emit)
+}
+
+// lookAgain compares a module that differs once more, with the process held
+// against other vos: one of them may just have been changing it.
+func lookAgain(ctx context.Context, p *module.Process, m *module.Module, first *module.Comparison, full bool) (*module.Comparison, error) {
+	again, err := p.Again(ctx, true)
+	if errors.Is(err, fs.ErrPermission) {
+		return first, nil // who may not change it can't hold it
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer again.Close()
+	for _, now := range again.Modules {
+		if now.Start() == m.Start() && now.Path == m.Path {
+			return again.Compare(ctx, now, full)
+		}
+	}
+	return first, nil
 }
