@@ -20,6 +20,7 @@ import (
 type served struct {
 	pids  func() []int
 	build func(t *testing.T) string // that answers requests made from now on; nil: nothing shows it
+	load  *testbed.Load             // nil: a client does the work
 	end   func(t *testing.T)        // checks all that was answered
 }
 
@@ -34,7 +35,7 @@ type upgrade struct {
 
 // loaded is a program under a load, whose answers may show one of the builds.
 func loaded(load *testbed.Load, pids func() []int, builds ...string) served {
-	s := served{pids: pids, end: func(t *testing.T) {
+	s := served{load: load, pids: pids, end: func(t *testing.T) {
 		t.Helper()
 		totals := load.Stop()
 		t.Log(totals)
@@ -153,7 +154,7 @@ var upgrades = []upgrade{
 		}
 		return served{pids: one(c.Pid), end: func(t *testing.T) {
 			t.Helper()
-			if err := c.Await(t.Context(), c.Received()+1<<20); err != nil {
+			if err := c.Await(t.Context(), 1<<20); err != nil {
 				t.Error(err)
 			}
 		}}
@@ -198,6 +199,43 @@ func TestUpgrades(t *testing.T) {
 			s.end(t)
 		})
 	}
+}
+
+// TestUpgradesInARow replaces a library by builds one after the other, and by the
+// distribution's at the end; a dry run before each changes nothing.
+func TestUpgradesInARow(t *testing.T) {
+	original := testbed.Zlib.MustOriginal(t)
+	libraries := testbed.RunLibraries(t, original)
+	s := upgrades[0].start(t, libraries.Env())
+	pids, shown := s.pids(), "3"
+	builds := map[string]testbed.LibraryBuild{"3": original, "7": testbed.Zlib.MustRebuilt(t, "7"), "11": testbed.Zlib.MustRebuilt(t, "11")}
+	build := func(want string) {
+		t.Helper()
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		defer cancel()
+		marks, err := s.load.NextMarks(ctx, 40)
+		if err != nil {
+			t.Fatal(err)
+		}
+		delete(marks, "")
+		if len(marks) != 1 || marks["gzip "+want] == 0 {
+			t.Fatalf("%v answer, not gzip %s", marks, want)
+		}
+	}
+	for _, next := range []string{"7", "11", "3"} {
+		if err := libraries.Install(builds[next]); err != nil {
+			t.Fatal(err)
+		}
+		for _, pid := range pids {
+			vos(t, "replace", "--dry-run", fmt.Sprintf("%d:%s", pid, testbed.Zlib.Soname)).expect(t, 10)
+		}
+		build(shown)
+		takeOver(t, pids, testbed.Zlib.Soname, "replace", api.Replaced)
+		build(next)
+		expectOutdated(t, pids, testbed.Zlib.Soname, 0)
+		shown = next
+	}
+	s.end(t)
 }
 
 func expectBuild(t *testing.T, s served, want string) {
