@@ -157,16 +157,22 @@ func TestOutdatedModules(t *testing.T) {
 		symlink(t, "libupgraded.so.1.2", at(folder+"/"+upgradedSoname))
 	}
 	module := func(path, change, installed string) api.OutdatedModule {
+		verdict := api.VerdictRestart
+		if installed != "" {
+			verdict = api.VerdictReplace
+		}
 		return api.OutdatedModule{
 			PID: s.pid, Program: "upgraded", Module: upgradedSoname, Path: at(path), RunningBuildID: buildID(t, old),
-			InstalledBuildID: installed, Change: change, Verdict: api.VerdictRestart, Refusals: []api.Refusal{},
+			InstalledBuildID: installed, Change: change, Verdict: verdict, Refusals: []api.Refusal{},
 		}
 	}
 	check(10, module("replaced/lib.so", api.FileReplaced, buildID(t, new)), module("deleted/lib.so", api.FileDeleted, ""),
 		module("versioned/libupgraded.so.1.1", api.FileDeleted, buildID(t, new)))
 
 	executable := module("upgraded", api.FileReplaced, buildID(t, new))
-	executable.Module, executable.RunningBuildID = "upgraded", buildID(t, program)
+	executable.Module, executable.RunningBuildID, executable.Verdict = "upgraded", buildID(t, program), api.VerdictRestart
+	executable.Obstacles = []api.Refusal{{Code: "not_replaceable", Subject: "upgraded",
+		Detail: "it is the executable; libraries can be replaced", Remedy: "restart the program to use the new build"}}
 	replaceFile(t, new, program)
 	check(10, executable, module("replaced/lib.so", api.FileReplaced, buildID(t, new)), module("deleted/lib.so", api.FileDeleted, ""),
 		module("versioned/libupgraded.so.1.1", api.FileDeleted, buildID(t, new)))

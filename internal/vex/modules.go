@@ -40,13 +40,7 @@ func eachProcess[R any](ctx context.Context, t api.Target, lock bool,
 			process.Close()
 			return o
 		}
-		if lock {
-			if err := process.Lock(ctx); err != nil {
-				o.err = errors.Join(err, process.Close())
-				return o
-			}
-		}
-		p, err := module.Inspect(store, process)
+		p, err := inspect(ctx, store, process, lock)
 		if err != nil {
 			o.err = err
 			return o
@@ -87,6 +81,21 @@ func ended(err error) bool {
 	var refusal api.Refusal
 	return errors.Is(err, procfs.ErrGone) || errors.Is(err, procfs.ErrNoMemory) ||
 		errors.As(err, &refusal) && refusal.Code == tracee.CodeZombie
+}
+
+// inspect takes over a process, and inspects it; with lock, held against others
+// until it is closed. What can't be held may be none to work on: that reason comes
+// first.
+func inspect(ctx context.Context, store *module.Store, process *procfs.Process, lock bool) (*module.Process, error) {
+	var held error
+	if lock {
+		held = process.Lock(ctx)
+	}
+	p, err := module.Inspect(store, process)
+	if err == nil && held != nil {
+		return nil, errors.Join(held, p.Close())
+	}
+	return p, err
 }
 
 func selected(p *module.Process, t api.Target) []*module.Module {

@@ -182,14 +182,7 @@ func (w *takeovers) work(ctx context.Context) error {
 func (w *takeovers) open(ctx context.Context, processes []*procfs.Process) {
 	for _, process := range processes {
 		pid := process.PID()
-		if !w.dryRun {
-			// Held until it is closed: what is planned is what is found.
-			if err := process.Lock(ctx); err != nil {
-				w.fail(pid, errors.Join(err, process.Close()))
-				continue
-			}
-		}
-		p, err := module.Inspect(w.store, process)
+		p, err := inspect(ctx, w.store, process, !w.dryRun) // what is planned is what is found
 		if err != nil {
 			w.fail(pid, err)
 			continue
