@@ -185,6 +185,8 @@ type ReplaceRequest struct {
 	Partial  bool   // where a process refuses, do the others
 	DryRun   bool
 	Steps    bool // tell the plan of each operation in its Steps
+
+	Progress func(Progress) `json:"-"` // may be nil
 }
 
 // RollbackRequest asks to let the generation before take over again.
@@ -193,6 +195,18 @@ type RollbackRequest struct {
 	Partial bool
 	DryRun  bool
 	Steps   bool
+
+	Progress func(Progress) `json:"-"` // may be nil
+}
+
+// A Progress is how far a request has come whose results are emitted at its end,
+// as all is planned before anything is done. It is handed to the request's
+// Progress from the goroutine that emits, whenever there is more to say.
+type Progress struct {
+	Processes int // of the target, as many as are known
+	Inspected int // of these, looked into
+	Planned   int // modules for which a plan was made, refused ones included
+	Settled   int // of these, carried out, or not to be
 }
 
 // An Outcome is how an operation on one module ended.

@@ -24,7 +24,8 @@ type fake struct {
 	err           error
 	interrupt     bool          // interrupts itself after emitting, and waits
 	hang          bool          // waits for the context after emitting
-	slow          time.Duration // before each result
+	slow          time.Duration // before each result, and each progress
+	progress      []api.Progress
 }
 
 func newFake() (api.Executive, error) {
@@ -56,15 +57,25 @@ func (f fake) Refresh(ctx context.Context, r api.RefreshRequest, emit func(api.O
 }
 
 func (f fake) Replace(ctx context.Context, r api.ReplaceRequest, emit func(api.Operation) error) error {
+	f.tell(r.Progress)
 	return play(ctx, f, r, takenOver(f.operations, api.Replaced), emit)
 }
 
 func (f fake) Rollback(ctx context.Context, r api.RollbackRequest, emit func(api.Operation) error) error {
+	f.tell(r.Progress)
 	return play(ctx, f, r, takenOver(f.operations, api.RolledBack), emit)
 }
 
 func (f fake) Outdated(ctx context.Context, r api.OutdatedRequest, emit func(api.Currency) error) error {
 	return play(ctx, f, r, f.currencies, emit)
+}
+
+// tell says how far the fake has come.
+func (f fake) tell(progress func(api.Progress)) {
+	for _, p := range f.progress {
+		time.Sleep(f.slow)
+		progress(p)
+	}
 }
 
 func play[T any](ctx context.Context, f fake, request any, results []T, emit func(T) error) error {
@@ -295,6 +306,10 @@ var fakes = map[string]fake{
 	"interrupted":      {operations: []api.Operation{operation(811, "libz.so.1", api.Refreshed)}, interrupt: true},
 	"hangs":            {operations: []api.Operation{operation(811, "libz.so.1", api.Refreshed)}, hang: true},
 	"hangs-at-once":    {hang: true},
+	"slow-plan": {
+		progress:   []api.Progress{{Processes: 240}, {Processes: 240, Inspected: 1}, {Processes: 240, Inspected: 12, Planned: 3}, {Processes: 240, Inspected: 240, Planned: 4}, {Processes: 240, Inspected: 240, Planned: 4, Settled: 2}},
+		operations: []api.Operation{operation(811, "libz.so.1", api.Refreshed)}, slow: 120 * time.Millisecond,
+	},
 	"slow":             {verifications: repeat(api.Verification{PID: 811, Program: "nginx", Module: hostileName, Pages: 3}, 4), slow: 120 * time.Millisecond},
 	"long-list":        {modules: repeat(api.Module{PID: 812, Program: "nginx", Module: "libz.so.1", Kind: "library", File: api.FileSame, Refreshable: true}, 20_000)},
 	"refresh-and-pipe": {operations: repeat(operation(811, strings.Repeat("long", 100), api.Refreshed), 2_000)},

@@ -60,7 +60,8 @@ is 10 if there is one.
 			}
 			r.Steps = a.verbose || r.DryRun
 			return a.run(cmd, func(ctx context.Context, x api.Executive) error {
-				return a.takeOver(replacing, r.Target, func(emit func(api.Operation) error) error {
+				return a.takeOver(replacing, r.Target, func(tell func(api.Progress), emit func(api.Operation) error) error {
+					r.Progress = tell
 					return x.Replace(ctx, r, emit)
 				})
 			})

@@ -42,7 +42,8 @@ that would be carried out, and the exit code is 10 if there is one.
 			}
 			r.Target, r.Steps = t, a.verbose || r.DryRun
 			return a.run(cmd, func(ctx context.Context, x api.Executive) error {
-				return a.takeOver(rollingBack, t, func(emit func(api.Operation) error) error {
+				return a.takeOver(rollingBack, t, func(tell func(api.Progress), emit func(api.Operation) error) error {
+					r.Progress = tell
 					return x.Rollback(ctx, r, emit)
 				})
 			})

@@ -28,7 +28,7 @@ var (
 )
 
 // takeOver carries out vos replace or vos rollback and prints what comes back.
-func (a *app) takeOver(words takeover, target api.Target, run func(emit func(api.Operation) error) error) error {
+func (a *app) takeOver(words takeover, target api.Target, run func(tell func(api.Progress), emit func(api.Operation) error) error) error {
 	t := newTable(
 		column{title: "PID", right: true},
 		column{title: "PROGRAM", spare: 1},
@@ -39,14 +39,12 @@ func (a *app) takeOver(words takeover, target api.Target, run func(emit func(api
 		column{title: "STOPPED", right: true},
 		column{title: "BORROWED", right: true, spare: 4},
 		column{title: "TOTAL", right: true, spare: 5})
-	n := takeoverCount{words: words, outcomes: map[api.Outcome]int{}, processes: map[int]bool{}, seen: map[int]bool{}, told: map[string]int{}}
+	n := takeoverCount{words: words, outcomes: map[api.Outcome]int{}, processes: map[int]bool{}, told: map[string]int{}}
 	a.startProgress()
-	err := run(func(op api.Operation) error {
+	err := run(func(p api.Progress) {
+		a.stderr.report(func() string { return planningProgress(p) })
+	}, func(op api.Operation) error {
 		n.add(op)
-		a.stderr.report(func() string {
-			return fmt.Sprintf("looked at %s in %s, %d %s …",
-				count(n.modules, "module"), count(len(n.seen), "process"), n.outcomes[words.done], words.past)
-		})
 		a.explainTakeover(op, n.told)
 		switch {
 		case a.json:
@@ -68,6 +66,14 @@ func (a *app) takeOver(words takeover, target api.Target, run func(emit func(api
 		a.stderr.notef("nothing %s: %s", words.past, words.nothing)
 	}
 	return err
+}
+
+// planningProgress says how far planning has come, and then how far carrying out.
+func planningProgress(p api.Progress) string {
+	if p.Settled > 0 {
+		return fmt.Sprintf("carried out %d of %s …", p.Settled, count(p.Planned, "plan"))
+	}
+	return fmt.Sprintf("looked into %d of %s, %s planned …", p.Inspected, count(p.Processes, "process"), count(p.Planned, "module"))
 }
 
 // alikeShown is how many refusals of one code, and how many calls that stay in
@@ -177,9 +183,8 @@ type takeoverCount struct {
 	words     takeover
 	modules   int
 	outcomes  map[api.Outcome]int
-	functions int          // of what was, or would be, done
-	processes map[int]bool // with a module done or planned
-	seen      map[int]bool
+	functions int            // of what was, or would be, done
+	processes map[int]bool   // with a module done or planned
 	told      map[string]int // by what was said of a module: of which process first
 	cost      cost
 }
@@ -187,7 +192,6 @@ type takeoverCount struct {
 func (n *takeoverCount) add(op api.Operation) {
 	n.modules++
 	n.outcomes[op.Outcome]++
-	n.seen[op.PID] = true
 	n.cost.add(op)
 	switch op.Outcome {
 	case n.words.done, api.Planned:

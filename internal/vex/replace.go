@@ -29,7 +29,7 @@ type takeover struct {
 func (Machine) Replace(ctx context.Context, r api.ReplaceRequest, emit func(api.Operation) error) error {
 	var with *module.Build
 	opt := match.Options{}
-	w := takeovers{target: r.Target, partial: r.Partial, dryRun: r.DryRun, steps: r.Steps || r.DryRun, outcome: api.Replaced, emit: emit}
+	w := takeovers{target: r.Target, partial: r.Partial, dryRun: r.DryRun, steps: r.Steps || r.DryRun, outcome: api.Replaced, emit: emit, tell: r.Progress}
 	w.prepare = func(store *module.Store) (err error) {
 		if r.With != "" {
 			if with, err = store.OpenBuild(r.With); err != nil {
@@ -59,7 +59,7 @@ func (Machine) Replace(ctx context.Context, r api.ReplaceRequest, emit func(api.
 
 // Rollback implements api.Executive.
 func (Machine) Rollback(ctx context.Context, r api.RollbackRequest, emit func(api.Operation) error) error {
-	w := takeovers{target: r.Target, partial: r.Partial, dryRun: r.DryRun, steps: r.Steps || r.DryRun, outcome: api.RolledBack, emit: emit}
+	w := takeovers{target: r.Target, partial: r.Partial, dryRun: r.DryRun, steps: r.Steps || r.DryRun, outcome: api.RolledBack, emit: emit, tell: r.Progress}
 	w.prepare = func(*module.Store) error { return nil }
 	w.choose = func(_ *module.Process, m *module.Module) bool {
 		return !m.Staged() && (r.Target.Module != "" || m.Generation > 0)
@@ -92,6 +92,7 @@ type takeovers struct {
 	partial, dryRun, steps bool
 	outcome                api.Outcome
 	emit                   func(api.Operation) error
+	tell                   func(api.Progress) // nil where nobody asks
 
 	prepare func(*module.Store) error
 	choose  func(*module.Process, *module.Module) bool
@@ -103,6 +104,15 @@ type takeovers struct {
 	all     []*takeover
 	matched bool
 	errs    []error
+	reached api.Progress
+}
+
+// progress notes how far the request has come, and says so.
+func (w *takeovers) progress(note func(*api.Progress)) {
+	note(&w.reached)
+	if w.tell != nil {
+		w.tell(w.reached)
+	}
 }
 
 func (w *takeovers) run(ctx context.Context) (err error) {
@@ -180,6 +190,7 @@ func (w *takeovers) work(ctx context.Context) error {
 
 // open inspects processes and plans for their modules.
 func (w *takeovers) open(ctx context.Context, processes []*procfs.Process) {
+	w.progress(func(p *api.Progress) { p.Processes += len(processes) })
 	for _, process := range processes {
 		pid := process.PID()
 		p, err := inspect(ctx, w.store, process, !w.dryRun) // what is planned is what is found
@@ -188,6 +199,7 @@ func (w *takeovers) open(ctx context.Context, processes []*procfs.Process) {
 			continue
 		}
 		w.opened = append(w.opened, p)
+		w.progress(func(p *api.Progress) { p.Inspected++ })
 		for _, m := range selected(p, w.target) {
 			w.matched = w.matched || !m.Staged()
 			if !w.choose(p, m) {
@@ -219,6 +231,7 @@ func (w *takeovers) planOne(ctx context.Context, p *module.Process, m *module.Mo
 		return err
 	}
 	w.all = append(w.all, &takeover{process: p, plan: plan, planned: time.Since(begin)})
+	w.progress(func(p *api.Progress) { p.Planned++ })
 	return nil
 }
 
@@ -266,7 +279,8 @@ func (w *takeovers) refuseWhole() map[whole]*takeover {
 
 // commit carries the plans out.
 func (w *takeovers) commit(ctx context.Context, broken map[whole]*takeover) {
-	for _, t := range w.all {
+	for i, t := range w.all {
+		w.progress(func(p *api.Progress) { p.Settled = max(p.Settled, i) })
 		if t.changed || t.err != nil || len(t.plan.Refusals) > 0 || t.plan.Empty() || broken[t.whole()] != nil {
 			continue
 		}
