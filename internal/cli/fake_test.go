@@ -306,6 +306,24 @@ var fakes = map[string]fake{
 	"interrupted":      {operations: []api.Operation{operation(811, "libz.so.1", api.Refreshed)}, interrupt: true},
 	"hangs":            {operations: []api.Operation{operation(811, "libz.so.1", api.Refreshed)}, hang: true},
 	"hangs-at-once":    {hang: true},
+	"nothing-and-forbidden": {
+		progress:   []api.Progress{{Processes: 3, Inspected: 2}},
+		currencies: []api.Currency{{PID: 90, Program: "sshd", Modules: 9}, {PID: 91, Program: "sh", Modules: 2}},
+		err:        errNotPermitted,
+	},
+	"refused-and-forbidden": {
+		progress:   []api.Progress{{Processes: 3, Inspected: 2}},
+		operations: []api.Operation{operation(811, "libfoo.so", api.Refused)},
+		err:        errNotPermitted,
+	},
+	"all-refused": {
+		progress:   []api.Progress{{Processes: 3, Inspected: 3}},
+		operations: []api.Operation{operation(811, "libfoo.so", api.Refused)},
+	},
+	"all-forbidden": {
+		progress: []api.Progress{{Processes: 2}},
+		err:      joined(errNotPermitted, errNotPermitted),
+	},
 	"slow-plan": {
 		progress:   []api.Progress{{Processes: 240}, {Processes: 240, Inspected: 1}, {Processes: 240, Inspected: 12, Planned: 3}, {Processes: 240, Inspected: 240, Planned: 4}, {Processes: 240, Inspected: 240, Planned: 4, Settled: 2}},
 		operations: []api.Operation{operation(811, "libz.so.1", api.Refreshed)}, slow: 120 * time.Millisecond,

@@ -1,6 +1,8 @@
 package cli
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"strconv"
 
@@ -39,9 +41,11 @@ func (a *app) takeOver(words takeover, target api.Target, run func(tell func(api
 		column{title: "STOPPED", right: true},
 		column{title: "BORROWED", right: true, spare: 4},
 		column{title: "TOTAL", right: true, spare: 5})
-	n := takeoverCount{words: words, outcomes: map[api.Outcome]int{}, processes: map[int]bool{}, told: map[string]int{}}
+	n := takeoverCount{words: words, outcomes: map[api.Outcome]int{}, processes: map[int]bool{}, seen: map[int]bool{}, told: map[string]int{}}
 	a.startProgress()
+	inspected := 0
 	err := run(func(p api.Progress) {
+		inspected = p.Inspected
 		a.stderr.report(func() string { return planningProgress(p) })
 	}, func(op api.Operation) error {
 		n.add(op)
@@ -58,6 +62,11 @@ func (a *app) takeOver(words takeover, target api.Target, run func(tell func(api
 	a.stderr.endProgress()
 	t.print(a.stdout)
 	nothing := n.modules == 0 && err == nil
+	if err != nil && !errors.Is(err, context.DeadlineExceeded) {
+		// Processes that had no such module are as they should be, where others
+		// could not be looked into.
+		n.good += max(0, inspected-len(n.seen))
+	}
 	err = a.settle(n.tally, err)
 	switch {
 	case n.modules > 0:
@@ -185,6 +194,7 @@ type takeoverCount struct {
 	outcomes  map[api.Outcome]int
 	functions int            // of what was, or would be, done
 	processes map[int]bool   // with a module done or planned
+	seen      map[int]bool   // with an operation
 	told      map[string]int // by what was said of a module: of which process first
 	cost      cost
 }
@@ -192,6 +202,7 @@ type takeoverCount struct {
 func (n *takeoverCount) add(op api.Operation) {
 	n.modules++
 	n.outcomes[op.Outcome]++
+	n.seen[op.PID] = true
 	n.cost.add(op)
 	switch op.Outcome {
 	case n.words.done, api.Planned:
