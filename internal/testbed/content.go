@@ -12,6 +12,7 @@ type File struct {
 	Content []byte
 	SHA256  [sha256.Size]byte
 	Other   []byte // an answer that is as right, and of another length; nil if there is none
+	Header  string // of answers, whose value is their mark: "Content-Type"; "" for another mark
 }
 
 var words = [...]string{"the", "program", "module", "runs", "and", "is", "refreshed", "while", "it", "serves",

@@ -122,7 +122,7 @@ func (c *httpClient) ask(random *rand.Rand, deadline time.Time) (answer, error) 
 	if _, err := c.conn.Write(c.request); err != nil {
 		return answer{}, fmt.Errorf("GET %s: send: %w", file.Path, err)
 	}
-	head, err := c.readHead()
+	head, err := c.readHead(file.Header)
 	if err != nil {
 		return answer{}, fmt.Errorf("GET %s: %w", file.Path, err)
 	}
@@ -141,6 +141,8 @@ func (c *httpClient) ask(random *rand.Rand, deadline time.Time) (answer, error) 
 	}
 	got := answer{bytes: len(want)}
 	switch {
+	case file.Header != "":
+		got.mark = head.mark
 	case file.Other != nil && bytes.Equal(want, file.Other):
 		got.mark = "other"
 	case file.Other != nil:
@@ -176,9 +178,11 @@ type httpHead struct {
 	chunked bool
 	gzip    bool
 	close   bool
+	mark    string // value of the header that is kept, without parameters
 }
 
-func (c *httpClient) readHead() (httpHead, error) {
+// readHead reads a head; mark names the header that is kept.
+func (c *httpClient) readHead(mark string) (httpHead, error) {
 	h := httpHead{length: -1}
 	line, err := c.in.ReadSlice('\n')
 	if err != nil {
@@ -201,6 +205,10 @@ func (c *httpClient) readHead() (httpHead, error) {
 		}
 		name, value, _ := bytes.Cut(line, []byte(":"))
 		value = bytes.TrimSpace(value)
+		if mark != "" && bytes.EqualFold(name, []byte(mark)) {
+			before, _, _ := bytes.Cut(value, []byte(";"))
+			h.mark = string(before)
+		}
 		switch {
 		case bytes.EqualFold(name, []byte("Content-Length")):
 			if h.length, err = strconv.ParseInt(string(value), 10, 64); err != nil || h.length < 0 {

@@ -50,8 +50,8 @@ type Totals struct {
 	Bytes       int64    `json:"bytes"`       // of verified content
 	Errors      []string `json:"errors"`      // the first few
 	// Marks counts right answers by what they show of the build that made them:
-	// those that nginx compressed, by the byte for the operating system in the
-	// gzip header (see Zlib).
+	// those that were compressed, by the byte for the operating system in the
+	// gzip header (see Zlib), others by a header (see File).
 	Marks    map[string]int64 `json:"marks,omitempty"`
 	P50      time.Duration    `json:"p50_ns"` // of the time from request to verified answer
 	P99      time.Duration    `json:"p99_ns"`

@@ -24,6 +24,8 @@ type NginxOptions struct {
 	HTTP      string   // lines for its http block
 	TLS       bool     // only TLS is spoken, 1.2 and 1.3
 	Regex     bool     // answers are put together from what regular expressions find
+	XSLT      string   // module that is loaded to make pages of documents, all that is served; "" for none
+	Header    string   // of answers, whose value is their mark
 }
 
 // An Nginx is a running nginx: a master and its workers, gzip on, serving
@@ -54,6 +56,12 @@ func StartNginx(ctx context.Context, o NginxOptions) (*Nginx, error) {
 	n := &Nginx{workers: o.Workers, files: textFiles()}
 	if o.Regex {
 		n.files = regexFiles()
+	}
+	if o.XSLT != "" {
+		n.files = turnedFiles()
+	}
+	for i := range n.files {
+		n.files[i].Header = o.Header
 	}
 	var err error
 	var identity *identity
@@ -97,7 +105,11 @@ func (n *Nginx) write(folder string, port int, o NginxOptions, identity *identit
 		if o.Regex {
 			break // they are put together on demand
 		}
-		if err := os.WriteFile(filepath.Join(root, f.Path), f.Content, 0o644); err != nil {
+		content := f.Content
+		if o.XSLT != "" {
+			content = turnedDocument(f)
+		}
+		if err := os.WriteFile(filepath.Join(root, f.Path), content, 0o644); err != nil {
 			return err
 		}
 	}
@@ -113,6 +125,13 @@ func (n *Nginx) write(folder string, port int, o NginxOptions, identity *identit
 		locations += regexLocations
 	}
 	var c strings.Builder
+	if o.XSLT != "" {
+		if err := os.WriteFile(filepath.Join(folder, "turn.xsl"), []byte(turnStyle), 0o644); err != nil {
+			return err
+		}
+		fmt.Fprintf(&c, "load_module %s;\n", o.XSLT)
+		locations += "location / {\n  default_type text/xml;\n  xslt_stylesheet turn.xsl;\n}\n"
+	}
 	fmt.Fprintf(&c, "daemon off;\nworker_processes %d;\npid nginx.pid;\nerror_log error.log notice;\n", o.Workers)
 	if os.Getuid() == 0 {
 		account := "nobody nogroup"

@@ -22,12 +22,24 @@ import (
 
 // PostgresOptions changes how PostgreSQL runs. The zero value is the usual one.
 type PostgresOptions struct {
-	Env []string // added to the environment, as LD_LIBRARY_PATH
+	Env   []string // added to the environment, as LD_LIBRARY_PATH
+	Setup string   // a statement that is run once
+	Asked []Asked  // asked by its load beside what it asks otherwise
+}
+
+// An Asked is a query for one value, whose right answers show which build of a
+// library gave them.
+type Asked struct {
+	Query string
+	Marks map[string]string // of right answers
 }
 
 // A Postgres is a running PostgreSQL with a fresh database: a postmaster and a
 // process for each connection. Its load uses libxml2 and liblz4 in the latter.
-type Postgres struct{ *server }
+type Postgres struct {
+	*server
+	asked []Asked
+}
 
 // StartPostgres makes a database and starts PostgreSQL on a loopback port, as
 // root with the account of the distribution. The caller stops it.
@@ -71,7 +83,24 @@ func StartPostgres(ctx context.Context, o PostgresOptions) (*Postgres, error) {
 		return nil, err
 	}
 	s.end = syscall.SIGINT // SIGTERM would wait for its clients
-	return &Postgres{s}, nil
+	p := &Postgres{s, o.Asked}
+	if o.Setup != "" {
+		if err := p.run(o.Setup); err != nil {
+			return nil, errors.Join(fmt.Errorf("start postgres: %w", err), p.Stop())
+		}
+	}
+	return p, nil
+}
+
+// run runs a statement over a connection of its own.
+func (p *Postgres) run(statement string) error {
+	c := &sqlClient{addr: p.addr}
+	defer c.disconnect()
+	if err := c.connect(time.Now().Add(10 * time.Second)); err != nil {
+		return err
+	}
+	_, err := c.query(statement)
+	return err
 }
 
 // RunPostgres is [StartPostgres] for the length of a test.
@@ -99,7 +128,7 @@ func (p *Postgres) Stop() error { return p.stopOnce("postgres") }
 // own, and keeps in its session documents (libxml2) and texts that are
 // compressed in rows (liblz4), which it reads, changes and checks.
 func (p *Postgres) Load(ctx context.Context, o LoadOptions) *Load {
-	return startLoad(ctx, o, func(int) asker { return &sqlClient{addr: p.addr} })
+	return startLoad(ctx, o, func(int) asker { return &sqlClient{addr: p.addr, asked: p.asked} })
 }
 
 // A sqlClient speaks as much of PostgreSQL's protocol, version 3.0, as simple
@@ -109,6 +138,8 @@ type sqlClient struct {
 	conn net.Conn
 	in   *bufio.Reader
 	rows [sqlRows]string // what the table holds
+
+	asked []Asked
 }
 
 const sqlRows = 8
@@ -201,6 +232,9 @@ func (c *sqlClient) ask(random *rand.Rand, deadline time.Time) (answer, error) {
 	if err := c.conn.SetDeadline(deadline); err != nil {
 		return answer{}, fmt.Errorf("set deadline: %w", err)
 	}
+	if n := random.IntN(2 * max(len(c.asked), 1)); n < len(c.asked) {
+		return c.askFor(c.asked[n])
+	}
 	query, want := "", ""
 	i := random.IntN(sqlRows)
 	switch {
@@ -224,6 +258,19 @@ func (c *sqlClient) ask(random *rand.Rand, deadline time.Time) (answer, error) {
 		return answer{}, fmt.Errorf("query %.40s: %.60q, not %.60q: %w", query, rows, want, errWrong)
 	}
 	return answer{bytes: len(want)}, nil
+}
+
+func (c *sqlClient) askFor(a Asked) (answer, error) {
+	rows, err := c.query(a.Query)
+	if err != nil {
+		return answer{}, err
+	}
+	if len(rows) == 1 {
+		if mark, ok := a.Marks[rows[0]]; ok {
+			return answer{bytes: len(rows[0]), mark: mark}, nil
+		}
+	}
+	return answer{}, fmt.Errorf("query %.40s: %.60q: %w", a.Query, rows, errWrong)
 }
 
 // compress stores the same text as everybody, reads it, and marks the answer with
