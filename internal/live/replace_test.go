@@ -166,7 +166,9 @@ func TestReplaceKeepsWhatTheProgramHas(t *testing.T) {
 				m.runs(t, 3)
 				m.replace(t, mixedBuild(t, 2, f.library...))
 				m.runs(t, 2)
-				m.rollback(t) // to what ran when the second build was mapped
+				m.rollback(t) // to what ran last, not when the second build was mapped
+				m.runs(t, 3)
+				m.rollback(t)
 				m.runs(t, 1)
 			}
 			if got := refusals(t, vos(t, "rollback", m.module(), "--json").expect(t, 7)); len(got) != 1 || got[0].Code != "no_generation_before" {

@@ -77,7 +77,7 @@ func (p *Process) PlanReplace(ctx context.Context, m *Module, b *Build, opt matc
 			if g.BuildID == r.To {
 				r.Generation = n
 				p.planSwitch(r)
-				return r, nil
+				return r, r.vin.Follow(n)
 			}
 		}
 		if r.before.Generations()[m.Generation].Flags&hasOwnData != 0 {
@@ -185,12 +185,9 @@ func (p *Process) planStage(r *Replacement, b *Build) error {
 	return p.planEntries(r, at, bias)
 }
 
-// The flags of a generation: the number of the one that ran when it was mapped,
-// and whether it has writable data that the first build lacks.
-const (
-	beforeMask = 0xffff
-	hasOwnData = 1 << 32
-)
+// hasOwnData is the flag of a generation that has writable data that the first
+// build lacks.
+const hasOwnData = 1 << 32
 
 // capacity returns for how many functions, and import slots, of the module a vIN
 // has room: for all that may ever be redirected.
@@ -222,7 +219,7 @@ func (p *Process) planEntries(r *Replacement, at, bias uint64) error {
 		}
 	}
 	g := vin.Generation{BuildID: r.To, Name: r.Module.Name, Bias: bias, Start: r.Image.Start, End: r.Image.Start + r.Image.Size,
-		Digest: sha256.Sum256(r.Image.File), Flags: uint64(r.vin.Current())}
+		Digest: sha256.Sum256(r.Image.File)}
 	if r.Match.Figures.Objects[match.Added.String()] > 0 {
 		g.Flags |= hasOwnData
 	}
@@ -230,6 +227,9 @@ func (p *Process) planEntries(r *Replacement, at, bias uint64) error {
 	if errors.Is(err, vin.ErrFull) {
 		r.refuse(codeGenerations, m.Name, fmt.Sprintf("%d generations of it are in the process", vin.MaxGenerations), askRestart)
 		return nil
+	}
+	if err == nil {
+		err = r.vin.Follow(r.Generation)
 	}
 	if err != nil {
 		return err

@@ -1,13 +1,10 @@
 package module
 
-import (
-	"context"
-
-	"github.com/virtualizing-os/vos/internal/vin"
-)
+import "context"
 
 // PlanRollback plans to let the generation take over that ran before the one
-// that runs.
+// that runs was let take over. So one rollback after the other leads to each that
+// ran, and at last to the build that the program loaded.
 func (p *Process) PlanRollback(m *Module) (*Replacement, error) {
 	running := p.RunningBuildID(m)
 	r := &Replacement{Module: m, From: running, To: running, Generation: m.Generation, before: p.vins[m]}
@@ -19,19 +16,9 @@ func (p *Process) PlanRollback(m *Module) (*Replacement, error) {
 		r.refuse(codeNoGeneration, m.Name, "the build runs that the program loaded", "none is needed")
 		return r, nil
 	}
-	r.Generation = generationBefore(r.before, m.Generation)
+	r.Generation = r.before.Before(m.Generation)
 	p.planSwitch(r)
 	return r, nil
-}
-
-// generationBefore returns the generation that ran when another one was mapped:
-// its record's flags say so.
-func generationBefore(v *vin.Vin, number int) int {
-	all := v.Generations()
-	if number >= len(all) || all[number].Flags&beforeMask >= uint64(number) {
-		return 0
-	}
-	return int(all[number].Flags & beforeMask)
 }
 
 // planSwitch plans to let a generation take over that the process has.
@@ -48,6 +35,9 @@ func (p *Process) Undo(ctx context.Context, r *Replacement) error {
 		number = r.before.Current()
 	}
 	back := &Replacement{Module: r.Module, From: r.To, To: r.From, Generation: number, vin: r.vin.Clone(), before: r.vin}
+	if r.before != nil {
+		back.vin.TakeOrder(r.before)
+	}
 	_, err := p.CommitReplacement(ctx, back)
 	return err
 }

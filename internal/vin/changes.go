@@ -64,6 +64,14 @@ func (v *Vin) runs() []run {
 	word := func(offset, value uint64) {
 		all = append(all, run{offset, wordSize, le.AppendUint64(nil, value), live})
 	}
+	// What follows the one that runs comes last: cut short, nothing goes in circles.
+	for _, follows := range []bool{false, true} {
+		for g := range v.generations {
+			if before := v.generations[g].before; (before == v.current) == follows {
+				word(beforeOffset+uint64(g)*wordSize, uint64(before))
+			}
+		}
+	}
 	word(entriesOffset, uint64(len(v.entries)))
 	word(slotsOffset, uint64(len(v.slots)))
 	word(generationsOffset, uint64(len(v.generations)))

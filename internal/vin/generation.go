@@ -20,6 +20,7 @@ type Generation struct {
 type generation struct {
 	Generation
 	targets []uint64 // of each entry
+	before  int      // the generation that ran before it
 }
 
 // AddGeneration adds a build; all entries lead to generation 0's code in it until
@@ -32,7 +33,7 @@ func (v *Vin) AddGeneration(g Generation) (number int, err error) {
 	if !v.admits(&g) {
 		return 0, fmt.Errorf("add generation %d at %#x to %#x: %w", number, g.Start, g.End, ErrInvalid)
 	}
-	v.generations = append(v.generations, generation{g, slices.Clone(v.generations[0].targets)})
+	v.generations = append(v.generations, generation{Generation: g, targets: slices.Clone(v.generations[0].targets)})
 	return number, nil
 }
 
@@ -49,6 +50,47 @@ func (v *Vin) Generations() []Generation {
 		all[i] = v.generations[i].Generation
 	}
 	return all
+}
+
+// Before returns the generation that ran before one was let run: 0 where it was
+// not, and of the original, before which nothing ran.
+func (v *Vin) Before(number int) int {
+	if number < 1 || number >= len(v.generations) {
+		return 0
+	}
+	return v.generations[number].before
+}
+
+// Follow records that a generation is to run after the one that runs. Where it
+// has run already it leaves that place: Before leads from it to all that ran, each
+// once, the last first, and at the end to the original. For the original, and the
+// one that runs, nothing changes.
+func (v *Vin) Follow(number int) error {
+	if number < 0 || number >= len(v.generations) {
+		return fmt.Errorf("let generation %d of %d follow: %w", number, len(v.generations), ErrInvalid)
+	}
+	if number == 0 || number == v.current {
+		return nil
+	}
+	v.leave(number)
+	v.generations[number].before = v.current
+	return nil
+}
+
+// leave lets what came after a generation follow the one before it.
+func (v *Vin) leave(number int) {
+	for g := range v.generations {
+		if g > 0 && v.generations[g].before == number {
+			v.generations[g].before = v.generations[number].before
+		}
+	}
+}
+
+// TakeOrder makes Before answer as it does of another vIN of the same module.
+func (v *Vin) TakeOrder(of *Vin) {
+	for g := range v.generations {
+		v.generations[g].before = min(of.Before(g), len(v.generations)-1)
+	}
 }
 
 // SetTarget makes an entry lead to an address in a generation other than 0: one
@@ -133,6 +175,7 @@ func (v *Vin) DropGeneration() error {
 	if last == 0 || v.current == last || len(v.Merges(last)) != 0 {
 		return fmt.Errorf("drop generation %d: %w", last, ErrInvalid)
 	}
+	v.leave(last)
 	v.generations = v.generations[:last]
 	v.pending = Pending{}
 	return nil

@@ -35,7 +35,8 @@ const (
 	slotsOffset       = selectorOffset + 3*wordSize
 	generationsOffset = selectorOffset + 4*wordSize
 	mergesOffset      = selectorOffset + 5*wordSize
-	liveSize          = 6 * wordSize
+	beforeOffset      = selectorOffset + 6*wordSize // a word a generation
+	liveSize          = (6 + MaxGenerations) * wordSize
 
 	generationRecords = page
 	mergeRecords      = generationRecords + MaxGenerations*generationSize

@@ -83,6 +83,7 @@ func read(r reader, size uint64) (*Vin, error) {
 		func() error { return v.readTargets(r) },
 		func() error { return v.readSlots(r, int(slots)) },
 		func() error { return v.readMerges(r, int(merges)) },
+		func() error { v.readOrder(head[beforeOffset:]); return nil },
 		func() error { return v.readState(word(selectorOffset), word(pendingOffset)) },
 	} {
 		if err := step(); err != nil {
@@ -220,6 +221,16 @@ func (v *Vin) readMerges(r reader, n int) error {
 		}
 		return v.AddMerge(m.generation, m.Merge)
 	})
+}
+
+// readOrder reads which generation ran before which. A word that can't be right
+// is read as 0: it leads to the original, which is always there.
+func (v *Vin) readOrder(words []byte) {
+	for g := 1; g < len(v.generations); g++ {
+		if before := le.Uint64(words[g*wordSize:]); before < uint64(len(v.generations)) && before != uint64(g) {
+			v.generations[g].before = int(before)
+		}
+	}
 }
 
 func (v *Vin) readState(selector, pending uint64) error {

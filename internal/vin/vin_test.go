@@ -300,6 +300,90 @@ func TestAddRefuses(t *testing.T) {
 	}
 }
 
+// TestBefore lets generations take turns, and goes back through all that ran.
+func TestBefore(t *testing.T) {
+	v := full(t)
+	if err := errors.Join(second(v.AddGeneration(Generation{Start: newStart + 2<<24, End: newStart + 3<<24})), v.SetCurrent(0)); err != nil {
+		t.Fatal(err)
+	}
+	if err := v.Follow(4); !errors.Is(err, ErrInvalid) {
+		t.Errorf("one that is not there: %v", err)
+	}
+	back := func(v *Vin) (before []int) {
+		for g := v.Current(); g != 0; before = append(before, g) {
+			if g = v.Before(g); len(before) == MaxGenerations {
+				t.Fatalf("back in a circle: %v", before)
+			}
+		}
+		return before
+	}
+	run := func(number int, follow bool) {
+		t.Helper()
+		next := v.Clone()
+		if follow {
+			if err := next.Follow(number); err != nil {
+				t.Fatal(err)
+			}
+		}
+		changes, err := Changes(v, next)
+		if err != nil {
+			t.Fatal(err)
+		}
+		live := image(v)
+		for _, c := range changes { // any may be the last one
+			copy(live[c.Address-testBase:], c.Bytes)
+			cut, err := readImage(live)
+			if err != nil {
+				t.Fatal(err)
+			}
+			back(cut)
+		}
+		if v, err = readImage(live); err == nil {
+			err = v.SetCurrent(number)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	const none = -1
+	for _, c := range []struct {
+		takesOver, goesBack int
+		before              []int
+	}{
+		{1, none, []int{0}},
+		{2, none, []int{1, 0}},
+		{2, none, []int{1, 0}}, // it runs already
+		{none, 1, []int{0}},
+		{3, none, []int{1, 0}}, // 2 was taken back
+		{1, none, []int{3, 0}},
+		{2, none, []int{1, 3, 0}},
+		{3, none, []int{2, 1, 0}},
+		{none, 2, []int{1, 0}},
+		{none, 1, []int{0}},
+		{0, none, nil},
+		{2, none, []int{0}},
+	} {
+		run(max(c.takesOver, c.goesBack), c.takesOver != none)
+		if before := back(v); !slices.Equal(before, c.before) {
+			t.Fatalf("%d runs, before it %v, want %v", v.Current(), before, c.before)
+		}
+	}
+	as := v.Clone()
+	run(1, true)
+	run(3, true)
+	v.TakeOrder(as)
+	for g := range 4 {
+		if v.Before(g) != as.Before(g) {
+			t.Errorf("before %d ran %d, want %d", g, v.Before(g), as.Before(g))
+		}
+	}
+	run(3, true)
+	run(2, true)
+	if err := v.DropGeneration(); err != nil || !slices.Equal(back(v), []int{1, 0}) { // 3 ran after 1
+		t.Errorf("before 2 ran %v (%v)", back(v), err)
+	}
+}
+
 func TestReadBack(t *testing.T) {
 	v := full(t)
 	got, err := readImage(image(v))
