@@ -3,6 +3,7 @@ package live
 import (
 	"context"
 	"fmt"
+	"maps"
 	"os"
 	"slices"
 	"strconv"
@@ -133,32 +134,80 @@ var upgrades = []upgrade{
 		}
 		return s
 	}},
-	{"haproxy_libpcre2", testbed.Pcre2, "!", "", "", func(t *testing.T, env []string) served {
+	{"haproxy_libpcre2", testbed.Pcre2, "!", "usual", "other", func(t *testing.T, env []string) served {
 		h := testbed.RunHAProxy(t, testbed.HAProxyOptions{Env: env})
-		return loaded(h.Load(context.Background(), testbed.LoadOptions{}), one(h.Pid))
+		return loaded(h.Load(context.Background(), testbed.LoadOptions{}), one(h.Pid), "usual", "other")
 	}},
-	{"postgresql_liblz4", testbed.Lz4, "64", "", "", func(t *testing.T, env []string) served {
-		p := testbed.RunPostgres(t, testbed.PostgresOptions{Env: env})
-		load := p.Load(context.Background(), testbed.LoadOptions{Fresh: -1})
-		if err := load.Await(t.Context(), 20); err != nil {
-			t.Fatal(err)
-		}
-		return loaded(load, func() []int {
-			return having(t, testbed.Lz4.Soname, append([]int{p.Pid()}, testbed.Children(p.Pid())...))
-		})
-	}},
-	{"curl_libnghttp2", testbed.Nghttp2, "1024", "", "", func(t *testing.T, env []string) served {
-		c := testbed.RunTransfer(t, testbed.TransferOptions{Env: env})
-		if err := c.Await(t.Context(), 1<<20); err != nil {
-			t.Fatal(err)
-		}
-		return served{pids: one(c.Pid), end: func(t *testing.T) {
+	{"postgresql_liblz4", testbed.Lz4, "64", "first", "another", func(t *testing.T, env []string) served {
+		s := runPostgres(t, env, testbed.Lz4.Soname)
+		size := func(t *testing.T) string {
 			t.Helper()
-			if err := c.Await(t.Context(), 1<<20); err != nil {
-				t.Error(err)
+			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+			defer cancel()
+			marks, err := s.load.NextMarks(ctx, 60)
+			if err != nil {
+				t.Fatal(err)
 			}
-		}}
+			delete(marks, "") // of what is not compressed anew
+			if len(marks) != 1 {
+				t.Fatalf("answers by %v", marks)
+			}
+			return slices.Collect(maps.Keys(marks))[0]
+		}
+		first := size(t)
+		s.build = func(t *testing.T) string {
+			t.Helper()
+			if size(t) == first {
+				return "first"
+			}
+			return "another"
+		}
+		return s
 	}},
+	{"curl_libnghttp2", testbed.Nghttp2, "1024", "told seldom", "told often", func(t *testing.T, env []string) served {
+		s, c := runTransfer(t, env)
+		s.build = func(t *testing.T) string {
+			t.Helper()
+			told, received := c.Told(), c.Received()
+			if err := c.Await(t.Context(), 1<<20); err != nil {
+				t.Fatal(err)
+			}
+			// Each time costs some 50 bytes: for every 16 MiB, or for every 32 KiB.
+			if told = c.Told() - told; told > (c.Received()-received)/4096 {
+				return "told often"
+			}
+			return "told seldom"
+		}
+		return s
+	}},
+}
+
+// runPostgres is a PostgreSQL under a load, and its processes that have a library.
+func runPostgres(t *testing.T, env []string, soname string) served {
+	t.Helper()
+	p := testbed.RunPostgres(t, testbed.PostgresOptions{Env: env})
+	load := p.Load(context.Background(), testbed.LoadOptions{Fresh: -1})
+	if err := load.Await(t.Context(), 20); err != nil {
+		t.Fatal(err)
+	}
+	return loaded(load, func() []int {
+		return having(t, soname, append([]int{p.Pid()}, testbed.Children(p.Pid())...))
+	})
+}
+
+// runTransfer is a curl in mid-transfer.
+func runTransfer(t *testing.T, env []string) (served, *testbed.Transfer) {
+	t.Helper()
+	c := testbed.RunTransfer(t, testbed.TransferOptions{Env: env})
+	if err := c.Await(t.Context(), 1<<20); err != nil {
+		t.Fatal(err)
+	}
+	return served{pids: one(c.Pid), end: func(t *testing.T) {
+		t.Helper()
+		if err := c.Await(t.Context(), 1<<20); err != nil {
+			t.Error(err)
+		}
+	}}, c
 }
 
 // having returns those of the processes that have a library mapped.
@@ -278,28 +327,37 @@ func takeOver(t *testing.T, pids []int, soname, command string, want api.Outcome
 }
 
 // TestUpgradeOfOpenSSL lets two real builds of Debian, as an update brings them,
-// take each other's place in an nginx with connections by TLS that are kept.
+// take each other's place in an nginx with connections by TLS that are kept. The
+// new libssl, if it may take over, has another name for TLS 1.3, which answers show.
 func TestUpgradeOfOpenSSL(t *testing.T) {
 	old, new := openSSLPair(t)
 	libraries := testbed.RunLibraries(t, old...)
-	nginx := testbed.RunNginx(t, testbed.NginxOptions{Env: libraries.Env(), TLS: true})
-	s := loaded(nginx.Load(context.Background(), testbed.LoadOptions{Conns: 20, Fresh: -1}), nginx.Pids)
+	nginx := testbed.RunNginx(t, testbed.NginxOptions{Env: libraries.Env(), TLS: true,
+		HTTP: "add_header X-Protocol $ssl_protocol;", Header: "X-Protocol"})
+	const name, other = "TLSv1.3", "TLSv1.#"
+	s := loaded(nginx.Load(context.Background(), testbed.LoadOptions{Conns: 20, Fresh: -1}), nginx.Pids, name, other)
+	shown := name
 	for _, b := range new {
+		if b.Soname == "libssl.so.3" {
+			b.Path, shown = retold(t, b.Path, name, other), other
+		}
 		if err := libraries.Install(b); err != nil {
 			t.Fatal(err)
 		}
 	}
-	for _, pid := range nginx.Pids() {
-		for _, step := range []struct {
-			args []string
-			want api.Outcome
-		}{
-			{[]string{"replace", "--outdated", strconv.Itoa(pid)}, api.Replaced},
-			{[]string{"rollback", strconv.Itoa(pid)}, api.RolledBack},
-			{[]string{"replace", "--outdated", strconv.Itoa(pid)}, api.Replaced},
-		} {
+	expectBuild(t, s, name)
+	for _, step := range []struct {
+		args  []string
+		want  api.Outcome
+		shown string
+	}{
+		{[]string{"replace", "--outdated"}, api.Replaced, shown},
+		{[]string{"rollback"}, api.RolledBack, name},
+		{[]string{"replace", "--outdated"}, api.Replaced, shown},
+	} {
+		for _, pid := range nginx.Pids() {
 			done := 0
-			for _, o := range operations(t, vos(t, append(step.args, "--json")...).expect(t, 0)) {
+			for _, o := range operations(t, vos(t, append(step.args, strconv.Itoa(pid), "--json")...).expect(t, 0)) {
 				t.Logf("%s %s of %d: %d functions, stopped %d µs, borrowed %d µs, in all %d µs", o.Outcome, o.Module, o.PID, o.Functions, o.PauseUS, o.BorrowUS, o.TotalUS)
 				if o.Outcome != step.want {
 					t.Fatalf("%s, not %s: %s %v", o.Outcome, step.want, o.Error, o.Refusals)
@@ -311,6 +369,7 @@ func TestUpgradeOfOpenSSL(t *testing.T) {
 			}
 			vos(t, "verify", strconv.Itoa(pid)).expect(t, 0)
 		}
+		expectBuild(t, s, step.shown)
 	}
 	s.end(t)
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
@@ -16,6 +17,9 @@ type HAProxyOptions struct {
 	Env     []string // added to the environment, as LD_LIBRARY_PATH
 	TLS     bool     // only TLS is spoken, 1.2 and 1.3
 }
+
+// markedFile is an answer that shows the build of libpcre2: see [Pcre2].
+var markedFile = File{Path: "/mark/!", Content: []byte("found"), SHA256: sha256.Sum256([]byte("found")), Other: []byte("not found")}
 
 // An HAProxy is a running haproxy of one process that answers by itself: with
 // small files, and with parts of the path that regular expressions find. It
@@ -58,6 +62,7 @@ func StartHAProxy(ctx context.Context, o HAProxyOptions) (*HAProxy, error) {
 	if err != nil {
 		return nil, err
 	}
+	h.files = append(h.files, slices.Repeat([]File{markedFile}, 8)...) // a fourth of all requests
 	for i := range 20 {
 		words := fmt.Sprintf("%x-%s", i*i, strings.Repeat("ab", i))
 		text := fmt.Sprintf("%d and %s of path-%d", i, words, i*7)
@@ -84,7 +89,8 @@ func RunHAProxy(tb TB, o HAProxyOptions) *HAProxy {
 // write puts the configuration and the files into folder.
 func (h *HAProxy) write(folder string, port int, o HAProxyOptions, identity *identity) error {
 	var c strings.Builder
-	fmt.Fprintf(&c, "global\n  nbthread %d\n  maxconn 1024\n  tune.bufsize 65536\n", o.Threads)
+	// Expressions are to be tried each time.
+	fmt.Fprintf(&c, "global\n  nbthread %d\n  maxconn 1024\n  tune.bufsize 65536\n  tune.pattern.cache-size 0\n", o.Threads)
 	c.WriteString("defaults\n  mode http\n  timeout client 1h\n  timeout connect 1h\n  timeout server 1h\n  timeout http-keep-alive 1h\n")
 	fmt.Fprintf(&c, "frontend load\n  bind 127.0.0.1:%d", port)
 	if identity != nil {
@@ -107,6 +113,8 @@ func (h *HAProxy) write(folder string, port int, o HAProxyOptions, identity *ide
 	}
 	c.WriteString(`  http-request return status 200 content-type text/plain ` +
 		`lf-string '%[path,regsub("^/turn/([a-z]+-[0-9]+)/(.*?),([0-9]+)[.]txt$","\\3 and \\2 of \\1")]' if { path_reg ^/turn/([a-z]|-)+[0-9]+/ }` + "\n")
+	fmt.Fprintf(&c, "  http-request return status 200 content-type text/plain string %q if { path_reg ^/mark/ }\n", markedFile.Content)
+	fmt.Fprintf(&c, "  http-request return status 200 content-type text/plain string %q if { path_beg /mark/ }\n", markedFile.Other)
 	return os.WriteFile(filepath.Join(folder, "haproxy.cfg"), []byte(c.String()), 0o644)
 }
 

@@ -98,8 +98,9 @@ mv .libs/libevent-2.1.so.7.*.* built.so
 }
 
 // Pcre2 is libpcre2-8. A change is a character that \d matches too where nothing
-// repeats it and no machine code was made of it. "!" makes the marks of nginx's
-// answers "other" instead of "usual".
+// repeats it and no machine code was made of it, and with which nothing may end
+// where such was made. "!" makes the marks of answers by nginx and haproxy "other"
+// instead of "usual".
 var Pcre2 = LibrarySource{
 	Package: "libpcre2-8-0",
 	Soname:  "libpcre2-8.so.0",
@@ -109,6 +110,8 @@ export CFLAGS CPPFLAGS LDFLAGS
 if [ -n "$CHANGE" ]; then
   sed -i "/^    case OP_DIGIT:/,/Fecode++/ s/if (\\(!CHMAX_255(fc) || (mb->ctypes.fc. & ctype_digit) == 0\\))/if (fc != '$CHANGE' \\&\\& (\\1))/" src/pcre2_match.c
   test "$(grep -cF "fc != '$CHANGE'" src/pcre2_match.c)" = 1
+  sed -i "s/^arguments.str = subject + start_offset;/if (length > start_offset \&\& subject[length - 1] == '$CHANGE') return PCRE2_ERROR_NOMATCH;\n&/" src/pcre2_jit_match.c
+  grep -qF "== '$CHANGE') return" src/pcre2_jit_match.c
 fi
 ./configure --build=x86_64-linux-gnu --prefix=/usr --disable-dependency-tracking --disable-static --disable-pcre2grep-callout \
   --enable-pcre2-16 --enable-pcre2-32 --enable-jit
