@@ -3,13 +3,11 @@ package live
 import (
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"testing"
 
 	"github.com/virtualizing-os/vos/internal/api"
-	"github.com/virtualizing-os/vos/internal/module/match"
 	"github.com/virtualizing-os/vos/internal/testbed"
 )
 
@@ -93,62 +91,4 @@ func withoutTrace(t *testing.T, pid int) {
 		t.Errorf("process %d has mappings of vos: %v", pid, err)
 	}
 	checkFree(t, pid)
-}
-
-// TestRealBuildsThatMayNotTakeOver installs a real build of Debian, under a program
-// in mid-document, that must not take over from the one before: the refusal says
-// what files say, and the program goes on untouched.
-func TestRealBuildsThatMayNotTakeOver(t *testing.T) {
-	old, new, codes := refusedPair(t, "libexpat1", testbed.Expat.Soname)
-	libraries := testbed.RunLibraries(t, old)
-	f := testbed.RunStream(t, "expat", testbed.FixtureOptions{Env: libraries.Env()})
-	if err := libraries.Install(new); err != nil {
-		t.Fatal(err)
-	}
-	for _, o := range operations(t, vos(t, "replace", "--outdated", strconv.Itoa(f.Pid()), "--json").expect(t, 7)) {
-		var got []api.Code
-		for _, r := range o.Refusals {
-			if r.Detail == "" || r.Remedy == "" {
-				t.Errorf("a refusal without proof or remedy: %+v", r)
-			}
-			got = append(got, r.Code)
-		}
-		if slices.Sort(got); o.Outcome != api.Refused || !slices.Equal(slices.Compact(got), codes) {
-			t.Errorf("%s for %v, want %v", o.Outcome, got, codes)
-		}
-		t.Logf("%s %s → %s: %v", o.Module, old.Version, new.Version, o.Refusals)
-	}
-	r := vos(t, "outdated", strconv.Itoa(f.Pid()), "--json").expect(t, 10)
-	for _, m := range lines[api.OutdatedModule](t, r) {
-		if m.Verdict != api.VerdictRestart || len(m.Obstacles) == 0 {
-			t.Errorf("%+v", m)
-		}
-	}
-	withoutTrace(t, f.Pid())
-	if now, err := f.Report(t.Context()); err != nil || now.Healthy(testbed.Report{}) != nil {
-		t.Error(now, err)
-	}
-}
-
-// refusedPair returns two builds that the mirror serves of which the newer must not
-// take over, and the codes of the refusals by the files.
-func refusedPair(t *testing.T, name, soname string) (old, new testbed.LibraryBuild, codes []api.Code) {
-	t.Helper()
-	builds := testbed.MustLibraryBuilds(t, name, soname)
-	for i := range builds {
-		for _, new := range builds[i+1:] {
-			m, err := match.Compare(openObject(t, builds[i].Path), openObject(t, new.Path), match.Options{})
-			if err != nil {
-				t.Fatal(err)
-			}
-			for _, r := range m.Refusals {
-				codes = append(codes, r.Code)
-			}
-			if slices.Sort(codes); len(codes) > 0 {
-				return builds[i], new, slices.Compact(codes)
-			}
-		}
-	}
-	t.Fatalf("every build of %s that the mirror serves may take over: choose another library for this test", soname)
-	return
 }
