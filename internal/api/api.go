@@ -237,11 +237,13 @@ type Operation struct {
 	To         string    `json:"to"`   // and after
 	Pages      int       `json:"pages"`
 	Words      int       `json:"words"`
-	Functions  int       `json:"functions"`       // redirected, of a replacement
-	Generation int       `json:"generation"`      // that runs afterwards, 0 is what the program loaded
-	Finishing  int       `json:"finishing"`       // threads that were within the build before, and finish there
-	Steps      []string  `json:"steps,omitempty"` // the plan, with --dry-run or -v
-	Residual   []string  `json:"residual"`        // what still differs, and why
+	Functions  int       `json:"functions"`            // redirected, of a replacement
+	Generation int       `json:"generation"`           // that runs afterwards, 0 is what the program loaded
+	Finishing  int       `json:"finishing"`            // threads that were within the build before, and finish there
+	DrainedUS  int64     `json:"drained_us,omitempty"` // from the switch until all of these had left
+	Remaining  int       `json:"remaining,omitempty"`  // of these, that may still be within after a second
+	Steps      []string  `json:"steps,omitempty"`      // the plan, with --dry-run or -v
+	Residual   []string  `json:"residual"`             // what still differs, and why
 	Refusals   []Refusal `json:"refusals"`
 	Error      string    `json:"error,omitempty"`
 }

@@ -324,6 +324,10 @@ var fakes = map[string]fake{
 		progress: []api.Progress{{Processes: 2}},
 		err:      joined(errNotPermitted, errNotPermitted),
 	},
+	"finishing": {operations: []api.Operation{
+		{PID: 811, Program: "nginx", Module: "libz.so.1", Outcome: api.Refreshed, Finishing: 3, DrainedUS: 12_000},
+		{PID: 812, Program: "nginx", Module: "libz.so.1", Outcome: api.Refreshed, Finishing: 3, Remaining: 1},
+	}},
 	"slow-plan": {
 		progress:   []api.Progress{{Processes: 240}, {Processes: 240, Inspected: 1}, {Processes: 240, Inspected: 12, Planned: 3}, {Processes: 240, Inspected: 240, Planned: 4}, {Processes: 240, Inspected: 240, Planned: 4, Settled: 2}},
 		operations: []api.Operation{operation(811, "libz.so.1", api.Refreshed)}, slow: 120 * time.Millisecond,

@@ -94,9 +94,11 @@ const alikeShown = 3
 func (a *app) explainTakeover(op api.Operation, told map[string]int) {
 	const residual = "stays in the old code"
 	if a.verbose {
+		a.noteFinishing(op)
 		a.explain(op, residual)
 		return
 	}
+	a.noteFinishing(op)
 	where := place(op.Module, op.PID)
 	if len(op.Refusals)+len(op.Residual) > 0 {
 		key := fmt.Sprintf("%q %q %q %q", op.Program, op.Path, op.Refusals, op.Residual)
@@ -119,6 +121,16 @@ func (a *app) explainTakeover(op api.Operation, told map[string]int) {
 	a.explain(op, residual)
 	if more > 0 {
 		a.stderr.notef("%s: %s: %d more; --verbose names them", where, residual, more)
+	}
+}
+
+// noteFinishing tells what became of threads that were within the build before.
+func (a *app) noteFinishing(op api.Operation) {
+	switch where, were := place(op.Module, op.PID), count(op.Finishing, "thread"); {
+	case op.Remaining > 0:
+		a.stderr.notef("%s: of %s within the build before %d may still be, and finish there", where, were, op.Remaining)
+	case op.DrainedUS > 0 && a.verbose:
+		a.stderr.notef("%s: all of %s within the build before had left it after %s", where, were, pause(op.DrainedUS))
 	}
 }
 

@@ -329,15 +329,40 @@ func TestReplaceUnderWaitingThreads(t *testing.T) {
 	m := runMixed(t, form{}, "wait=256")
 	await(t, "256 threads that wait", func() bool { return m.count(t, "waited") == 256 })
 	time.Sleep(50 * time.Millisecond)
-	m.replace(t, mixedBuild(t, 2))
+	if op := m.replace(t, mixedBuild(t, 2)); op.Finishing < 256 || op.Remaining < 256 || op.DrainedUS != 0 {
+		t.Errorf("of %d within %d may still be, drained after %d µs", op.Finishing, op.Remaining, op.DrainedUS)
+	}
 	m.runs(t, 2)
-	m.replace(t, mixedBuild(t, 3))
+	if op := m.replace(t, mixedBuild(t, 3)); op.Finishing >= 256 { // they are in the first
+		t.Errorf("%d are within the second build", op.Finishing)
+	}
 	m.runs(t, 3)
 	m.step(t)
 	await(t, "all of them to go on", func() bool { return m.count(t, "went") == 256 })
 	m.rollback(t)
 	m.rollback(t)
 	m.runs(t, 1)
+}
+
+// TestReplaceTellsWhoIsWithin looks on when threads that wait in the build before
+// leave it.
+func TestReplaceTellsWhoIsWithin(t *testing.T) {
+	const threads = 8
+	m := runMixed(t, form{}, fmt.Sprintf("wait=%d", threads))
+	build := mixedBuild(t, 2)
+	await(t, "threads that wait", func() bool { return m.count(t, "waited") == threads })
+	time.Sleep(50 * time.Millisecond)
+
+	done := make(chan result)
+	go func() { done <- vos(t, "replace", m.module(), "--with", build, "--json") }()
+	await(t, "the other build", func() bool { return m.count(t, "build") == 2 })
+	m.step(t)
+	op := took(t, <-done, api.Replaced)
+	if op.Finishing < threads || (op.DrainedUS > 0) == (op.Remaining > 0) {
+		t.Errorf("of %d within %d may still be, drained after %d µs", op.Finishing, op.Remaining, op.DrainedUS)
+	}
+	await(t, "all of them to go on", func() bool { return m.count(t, "went") == threads })
+	t.Logf("%d within, %d remaining, drained after %d µs", op.Finishing, op.Remaining, op.DrainedUS)
 }
 
 // TestReplaceUnderSignalHandlers replaces what a signal handler has interrupted,

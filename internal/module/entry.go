@@ -272,8 +272,9 @@ func changeTo(s *tracee.Session, address uint64, wanted, other []byte) ([]Write,
 
 // unoccupied makes sure that no thread is within, or will come back into, the
 // instructions that are to be overwritten. At the first of them it may be.
-// It returns how many threads are within the module's code, and finish there.
-func unoccupied(s *tracee.Session, r *Replacement, writes []Write, maps []procfs.Mapping) (visitors int, err error) {
+// It returns the threads that are within code of the build before, and finish
+// there.
+func unoccupied(s *tracee.Session, r *Replacement, writes []Write, before tracee.Range, maps []procfs.Mapping) (visitors []int, err error) {
 	written := make(map[uint64]bool, len(writes))
 	for _, w := range writes {
 		written[w.Address] = true
@@ -285,7 +286,7 @@ func unoccupied(s *tracee.Session, r *Replacement, writes []Write, maps []procfs
 		}
 	}
 	slices.SortFunc(ranges, func(a, b tracee.Range) int { return cmp.Compare(a.Start, b.Start) })
-	o, visitors, found, err := s.Occupied(ranges, r.Module.code(), maps)
+	o, visitors, found, err := s.Occupied(ranges, before, maps)
 	if err == nil && found {
 		err = &occupied{o}
 	}

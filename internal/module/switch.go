@@ -20,9 +20,10 @@ type Replaced struct {
 	Total time.Duration
 	Tries int // stops in which a thread stood where entries are to be written
 
-	// Visitors is how many threads were within functions of the first build, and
-	// finish there.
-	Visitors int
+	// Visitors are the threads that were within the build before when the other
+	// took over, and finish there; Before is that build's code.
+	Visitors []int
+	Before   tracee.Range
 }
 
 // CommitReplacement carries out a plan without refusals, in this process alone.
@@ -135,6 +136,7 @@ func (p *Process) switchTo(ctx context.Context, r *Replacement, done *Replaced) 
 	if err := ctx.Err(); err != nil {
 		return tracee.Times{}, err
 	}
+	done.Before = p.runningCode(r)
 	// From here on an interrupt comes too late: it would cut the writes short.
 	return tracee.Do(context.WithoutCancel(ctx), p.Process, tracee.Options{Avoid: avoid, Identity: p.identity}, func(s *tracee.Session) error {
 		if err := s.StopAll(); err != nil {
@@ -145,7 +147,7 @@ func (p *Process) switchTo(ctx context.Context, r *Replacement, done *Replaced) 
 		if err != nil {
 			return err
 		}
-		if done.Visitors, err = unoccupied(s, r, writes, maps); err != nil {
+		if done.Visitors, err = unoccupied(s, r, writes, done.Before, maps); err != nil {
 			return err
 		}
 		for _, c := range changes {

@@ -31,12 +31,12 @@ const deepestStack = 8 << 20
 // address, or the instruction pointer in the frame of a signal. Any word of a
 // stack that looks like one counts. Ranges must be ascending and not overlap.
 //
-// It also counts the threads that are in code of the watched range, or have an
+// It also returns the threads that are in code of the watched range, or have an
 // address of it on their stack.
 //
 // Maps are the process's as of a moment ago: reading them takes longer than all
 // else here. Where a stack is not in them they are read again.
-func (s *Session) Occupied(ranges []Range, watched Range, maps []procfs.Mapping) (occupant Occupant, visitors int, found bool, err error) {
+func (s *Session) Occupied(ranges []Range, watched Range, maps []procfs.Mapping) (occupant Occupant, visitors []int, found bool, err error) {
 	within := func(address uint64) bool {
 		i := sort.Search(len(ranges), func(i int) bool { return ranges[i].End > address })
 		return i < len(ranges) && address >= ranges[i].Start
@@ -48,21 +48,21 @@ func (s *Session) Occupied(ranges []Range, watched Range, maps []procfs.Mapping)
 	var buf []byte
 	for _, t := range s.threads {
 		if !t.stopped {
-			return Occupant{}, 0, false, fmt.Errorf("look at the stack of thread %d: it is not stopped", t.tid)
+			return Occupant{}, nil, false, fmt.Errorf("look at the stack of thread %d: it is not stopped", t.tid)
 		}
 		if within(t.regs.RIP) {
-			return Occupant{TID: t.tid, Address: t.regs.RIP}, 0, true, nil
+			return Occupant{TID: t.tid, Address: t.regs.RIP}, nil, true, nil
 		}
 		visits := t.regs.RIP >= watched.Start && t.regs.RIP < watched.End
 		stack, err := s.readStack(t, maps, &buf)
 		if err != nil {
 			if maps, err = s.process.Maps(); err != nil {
-				return Occupant{}, 0, false, err
+				return Occupant{}, nil, false, err
 			}
 			if stack, err = s.readStack(t, maps, &buf); errors.Is(err, errNoStack) {
 				stack = nil // nothing to return by
 			} else if err != nil {
-				return Occupant{}, 0, false, err
+				return Occupant{}, nil, false, err
 			}
 		}
 		for ; len(stack) >= 8; stack = stack[8:] {
@@ -71,12 +71,12 @@ func (s *Session) Occupied(ranges []Range, watched Range, maps []procfs.Mapping)
 				continue
 			}
 			if within(word) {
-				return Occupant{TID: t.tid, Address: word, Stack: true}, 0, true, nil
+				return Occupant{TID: t.tid, Address: word, Stack: true}, nil, true, nil
 			}
 			visits = visits || word >= watched.Start && word < watched.End
 		}
 		if visits {
-			visitors++
+			visitors = append(visitors, t.tid)
 		}
 	}
 	return Occupant{}, visitors, false, nil

@@ -23,6 +23,10 @@ type takeover struct {
 	planned time.Duration
 	changed bool
 	err     error
+
+	committed time.Time
+	drained   time.Duration // from then until nobody was within the build before
+	remaining int           // threads that may still be
 }
 
 // Replace implements api.Executive.
@@ -153,6 +157,7 @@ func (w *takeovers) work(ctx context.Context) error {
 		broken := w.refuseWhole()
 		if !w.dryRun {
 			w.commit(ctx, broken)
+			w.drain(ctx, done)
 		}
 		w.explainWhole(broken)
 		for ; done < len(w.all); done++ {
@@ -285,10 +290,43 @@ func (w *takeovers) commit(ctx context.Context, broken map[whole]*takeover) {
 			continue
 		}
 		w.commitOne(ctx, t)
-		t.changed = t.err == nil && len(t.plan.Refusals) == 0
+		t.changed, t.committed = t.err == nil && len(t.plan.Refusals) == 0, time.Now()
 		if !t.changed && !w.partial && !errors.Is(t.err, procfs.ErrGone) {
 			broken[t.whole()] = t
 			w.goBack(t)
+		}
+	}
+}
+
+// drain waits, for a while, until the threads have left that were within the
+// builds before, as far as that shows without a stop.
+func (w *takeovers) drain(ctx context.Context, first int) {
+	const patience, longest = time.Second, 100 * time.Millisecond
+	end := time.Now().Add(patience)
+	for pause := time.Millisecond; ; pause = min(2*pause, longest) {
+		remaining := 0
+		for _, t := range w.all[first:] {
+			if !t.changed || len(t.done.Visitors) == 0 || t.drained > 0 {
+				continue
+			}
+			within, err := t.process.StillWithin(t.done)
+			switch {
+			case errors.Is(err, procfs.ErrGone):
+				t.remaining = 0
+				continue
+			case len(within) == 0:
+				t.drained = max(time.Since(t.committed), time.Microsecond)
+			}
+			t.remaining = len(within)
+			remaining += t.remaining
+		}
+		if remaining == 0 || time.Now().Add(pause).After(end) {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(pause):
 		}
 	}
 }
@@ -372,7 +410,8 @@ func (w *takeovers) operation(t *takeover) api.Operation {
 		Outcome: w.outcome, From: t.plan.From, To: t.plan.To,
 		PauseUS: t.done.Times.Pause.Microseconds(), BorrowUS: t.done.Times.Borrow.Microseconds(),
 		TotalUS:    (t.planned + t.done.Total).Microseconds(),
-		Generation: t.plan.Generation, Functions: t.plan.Redirected(), Finishing: t.done.Visitors,
+		Generation: t.plan.Generation, Functions: t.plan.Redirected(), Finishing: len(t.done.Visitors),
+		DrainedUS: t.drained.Microseconds(), Remaining: t.remaining,
 		Residual: slices.Clone(t.plan.Residual), Refusals: slices.Clone(t.plan.Refusals),
 	}
 	if w.steps {
