@@ -134,6 +134,7 @@ func (d *Directory) ReadLink(name string) (string, error) {
 // A FileStat is what vOS asks of stat(2).
 type FileStat struct {
 	Device, Inode uint64 // together the file's identity; Device as makedev has it
+	Special       uint64 // which device a device's node is of, likewise; else 0
 	Links         uint64
 	Mode          fs.FileMode // type bits; permissions are left out
 	Size          int64       // bytes
@@ -149,6 +150,32 @@ func (d *Directory) Stat(name string) (FileStat, error) {
 	return fileStat(&st), nil
 }
 
+// StatKnown looks at an open file, also one opened with O_PATH, by what this
+// machine knows of it: the server of a remote file is not asked. Mount is the id of
+// the mount that it was found on; 0 before Linux 5.8.
+func StatKnown(file *os.File) (stat FileStat, mount int, err error) {
+	var st unix.Statx_t
+	err = unix.Statx(int(file.Fd()), "", unix.AT_EMPTY_PATH|unix.AT_STATX_DONT_SYNC, unix.STATX_BASIC_STATS|unix.STATX_MNT_ID, &st)
+	if err != nil {
+		return FileStat{}, 0, fmt.Errorf("statx %s: %w", file.Name(), err)
+	}
+	if st.Mask&unix.STATX_MNT_ID != 0 {
+		mount = int(st.Mnt_id)
+	}
+	return FileStat{
+		Device: unix.Mkdev(st.Dev_major, st.Dev_minor), Inode: st.Ino,
+		Special: unix.Mkdev(st.Rdev_major, st.Rdev_minor), Links: uint64(st.Nlink),
+		Mode: fileType(uint32(st.Mode)), Size: int64(st.Size),
+		Modified: time.Unix(st.Mtime.Sec, int64(st.Mtime.Nsec)),
+	}, mount, nil
+}
+
+// LinkOf returns what /proc says of an open file of this process: its path, or the
+// kernel's name for what has none.
+func LinkOf(file *os.File) (string, error) {
+	return (&Directory{fd: unix.AT_FDCWD}).ReadLink("/proc/self/fd/" + strconv.Itoa(int(file.Fd())))
+}
+
 // StatFile looks at an open file, also one opened with O_PATH.
 func StatFile(file *os.File) (FileStat, error) {
 	var st unix.Stat_t
@@ -159,33 +186,38 @@ func StatFile(file *os.File) (FileStat, error) {
 }
 
 func fileStat(st *unix.Stat_t) FileStat {
-	s := FileStat{
-		Device: st.Dev, Inode: st.Ino, Links: st.Nlink, Size: st.Size,
-		Modified: time.Unix(st.Mtim.Sec, st.Mtim.Nsec),
+	return FileStat{
+		Device: st.Dev, Inode: st.Ino, Special: st.Rdev, Links: st.Nlink, Mode: fileType(st.Mode),
+		Size: st.Size, Modified: time.Unix(st.Mtim.Sec, st.Mtim.Nsec),
 	}
-	switch st.Mode & unix.S_IFMT {
+}
+
+func fileType(mode uint32) fs.FileMode {
+	switch mode & unix.S_IFMT {
 	case unix.S_IFREG:
+		return 0
 	case unix.S_IFDIR:
-		s.Mode = fs.ModeDir
+		return fs.ModeDir
 	case unix.S_IFLNK:
-		s.Mode = fs.ModeSymlink
+		return fs.ModeSymlink
 	case unix.S_IFIFO:
-		s.Mode = fs.ModeNamedPipe
+		return fs.ModeNamedPipe
 	case unix.S_IFSOCK:
-		s.Mode = fs.ModeSocket
+		return fs.ModeSocket
 	case unix.S_IFBLK:
-		s.Mode = fs.ModeDevice
+		return fs.ModeDevice
 	case unix.S_IFCHR:
-		s.Mode = fs.ModeDevice | fs.ModeCharDevice
-	default:
-		s.Mode = fs.ModeIrregular
+		return fs.ModeDevice | fs.ModeCharDevice
 	}
-	return s
+	return fs.ModeIrregular
 }
 
 // Device returns the major and minor number of a device, as /proc/PID/maps
 // writes them.
 func Device(device uint64) (major, minor uint32) { return unix.Major(device), unix.Minor(device) }
+
+// DeviceNumber is the opposite of Device, as stat(2) writes it.
+func DeviceNumber(major, minor uint32) uint64 { return unix.Mkdev(major, minor) }
 
 // Reopen opens the file behind an O_PATH descriptor, which tells what it is
 // before anything that opening would cause: a FIFO blocks, a device acts.

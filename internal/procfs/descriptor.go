@@ -4,6 +4,8 @@ import (
 	"os"
 	"strconv"
 	"syscall"
+
+	"github.com/virtualizing-os/vos/internal/kernel"
 )
 
 // OpenDescriptor opens anew what the process has open as descriptor fd, with
@@ -24,6 +26,84 @@ func (p *Process) Descriptor(fd int) (string, error) {
 		return "", p.failed("look at descriptor "+strconv.Itoa(fd)+" of", err)
 	}
 	return link, nil
+}
+
+// A DescriptorFile is the file that a descriptor has open.
+type DescriptorFile struct {
+	Link  string // as Descriptors has it
+	Stat  kernel.FileStat
+	Mount int // the id of its mount; 0 before Linux 5.8
+}
+
+// DescriptorFile looks at the file that a descriptor has open, by what this machine
+// knows: the server of a remote file is not asked. All is about one file, which
+// is held by O_PATH meanwhile: that is not an end of a pipe or socket. A descriptor
+// that is not open wraps fs.ErrNotExist, of DescriptorInfo likewise.
+func (p *Process) DescriptorFile(fd int) (f DescriptorFile, err error) {
+	failed := func(err error) (DescriptorFile, error) {
+		return DescriptorFile{}, p.failed("look at descriptor "+strconv.Itoa(fd)+" of", err)
+	}
+	file, err := p.openMemoryFile("fd/"+strconv.Itoa(fd), kernel.PathOnly)
+	if err != nil {
+		return failed(err)
+	}
+	defer file.Close()
+	if f.Stat, f.Mount, err = kernel.StatKnown(file); err != nil {
+		return failed(err)
+	}
+	if f.Link, err = kernel.LinkOf(file); err != nil {
+		return failed(err)
+	}
+	return f, nil
+}
+
+// IsAtPath reports whether a file is at a path, as the process's links write it.
+func (p *Process) IsAtPath(path string, stat kernel.FileStat) bool {
+	found, err := p.openAtPath(path)
+	if err != nil {
+		return false
+	}
+	defer found.Close()
+	at, err := kernel.StatFile(found)
+	return err == nil && at.Device == stat.Device && at.Inode == stat.Inode
+}
+
+// DescriptorInfo hands the text of /proc/PID/fdinfo/FD, proc_pid_fdinfo(5), to
+// parse, which must not keep it. The kernel writes it in one go, about one open
+// file.
+func (p *Process) DescriptorInfo(fd int, parse func(text []byte) error) error {
+	return p.readMemoryFile("fdinfo/"+strconv.Itoa(fd), parse)
+}
+
+// DescriptorNumbers returns the open descriptors of the process, ascending.
+func (p *Process) DescriptorNumbers() ([]int, error) {
+	const verb = "list the descriptors of"
+	var numbers []int
+	err := p.anyThread("fd", func(name string) error {
+		folder, err := p.dir.Open(name, syscall.O_RDONLY|syscall.O_DIRECTORY)
+		if err != nil {
+			return err
+		}
+		defer folder.Close()
+		numbers, err = numericNames(folder)
+		if err == nil && len(numbers) == 0 && name == "fd" {
+			return p.hasDescriptors()
+		}
+		return err
+	})
+	if err != nil {
+		return nil, p.failed(verb, err)
+	}
+	return numbers, nil
+}
+
+// hasDescriptors tells a process that has closed all descriptors from a zombie,
+// whose folder of them is as empty.
+func (p *Process) hasDescriptors() error {
+	if stat, err := p.Stat(); err != nil || stat.Zombie() {
+		return syscall.ESRCH
+	}
+	return nil
 }
 
 // Descriptors returns what the open descriptors of the process lead to, as

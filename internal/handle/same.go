@@ -1,0 +1,46 @@
+package handle
+
+import (
+	"errors"
+	"fmt"
+	"syscall"
+
+	"github.com/virtualizing-os/vos/internal/kernel"
+)
+
+// SameDescription reports whether two descriptors lead to one open file
+// description: with one offset and one set of status flags. It needs the right to
+// trace both processes; a descriptor that is not open wraps ErrClosed.
+func SameDescription(pidA, fdA, pidB, fdB int) (bool, error) {
+	order, err := kernel.CompareFiles(pidA, fdA, pidB, fdB)
+	if err != nil {
+		return false, compareFailed(err)
+	}
+	return order == 0, nil
+}
+
+// Registered reports whether descriptor fd of a process is what an epoll instance
+// of it has registered under that number: the number may have been closed, and
+// given to another file, while a duplicate kept the first one registered. Of
+// several descriptions under one number any will do.
+func Registered(pid, epoll, fd int) (bool, error) {
+	for nth := range tries {
+		order, err := kernel.CompareRegistered(pid, fd, pid, epoll, fd, nth)
+		switch {
+		case errors.Is(err, syscall.ENOENT):
+			return false, nil
+		case err != nil:
+			return false, compareFailed(err)
+		case order == 0:
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+func compareFailed(err error) error {
+	if errors.Is(err, syscall.EBADF) {
+		return fmt.Errorf("%w: %w", ErrClosed, err)
+	}
+	return err
+}
