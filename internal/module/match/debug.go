@@ -82,21 +82,34 @@ func (d *Drift) judgeTypes(old, new *dwarf.Data) {
 	}
 }
 
-// equal compares where members are, not what they are called.
+// equal compares where members are. One may have another name, but none that
+// another member had.
 func (l layout) equal(m layout) bool {
-	return l.size == m.size && slices.EqualFunc(l.fields, m.fields, func(a, b field) bool {
+	_, _, moved := l.moved(m)
+	return !moved && l.size == m.size && slices.EqualFunc(l.fields, m.fields, func(a, b field) bool {
 		a.name, b.name = "", ""
 		return a == b
 	})
 }
 
-func (l layout) difference(m layout) string {
+// moved returns the first member that is at another place.
+func (l layout) moved(m layout) (was, is field, moved bool) {
 	for _, f := range l.fields {
 		for _, g := range m.fields {
-			if f.name == g.name && f.name != "" && f.at != g.at {
-				return fmt.Sprintf("%s was at %d, and is at %d", f.name, f.at, g.at)
+			if f.name == g.name && f.name != "" && (f.at != g.at || f.bitOffset != g.bitOffset) {
+				return f, g, true
 			}
 		}
+	}
+	return field{}, field{}, false
+}
+
+func (l layout) difference(m layout) string {
+	switch was, is, moved := l.moved(m); {
+	case moved && was.at != is.at:
+		return fmt.Sprintf("%s was at %d, and is at %d", was.name, was.at, is.at)
+	case moved:
+		return fmt.Sprintf("%s was at bit %d of %d, and is at bit %d", was.name, was.bitOffset, was.at, is.bitOffset)
 	}
 	if l.size != m.size {
 		return fmt.Sprintf("it had %d bytes, and has %d", l.size, m.size)

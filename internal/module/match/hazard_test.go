@@ -140,16 +140,20 @@ func TestDirectCalls(t *testing.T) {
 
 // TestTypesDecide: with type information of both builds the detector is silent.
 func TestTypesDecide(t *testing.T) {
-	old, new := build(t, "testdata/small.c", "-g"), build(t, "testdata/small.c", "-g", "-DFIELD_FIRST")
-	m := compareFiles(t, old, new, Options{OldTypes: types(t, old), NewTypes: types(t, new)})
-	if got := codes(m); !slices.Equal(got, []string{string(CodeLayoutChanged)}) {
-		t.Errorf("refused for %q", got)
-	}
-	if len(m.Drift.Layouts) != 1 || m.Drift.Layouts[0].Name != "handle" {
-		t.Errorf("layouts %+v", m.Drift.Layouts)
+	old := build(t, "testdata/small.c", "-g")
+	// SWAPPED are two members of one type.
+	for _, change := range []string{"-DFIELD_FIRST", "-DSWAPPED"} {
+		new := build(t, "testdata/small.c", "-g", change)
+		m := compareFiles(t, old, new, Options{OldTypes: types(t, old), NewTypes: types(t, new)})
+		if got := codes(m); !slices.Equal(got, []string{string(CodeLayoutChanged)}) {
+			t.Errorf("%s: refused for %q", change, got)
+		}
+		if len(m.Drift.Layouts) != 1 || m.Drift.Layouts[0].Name != "handle" {
+			t.Errorf("%s: layouts %+v", change, m.Drift.Layouts)
+		}
 	}
 	same := build(t, "testdata/small.c", "-g", "-DSTEP=3")
-	m = compareFiles(t, old, same, Options{OldTypes: types(t, old), NewTypes: types(t, same)})
+	m := compareFiles(t, old, same, Options{OldTypes: types(t, old), NewTypes: types(t, same)})
 	if len(m.Refusals) > 0 || !m.Drift.DWARF {
 		t.Errorf("%+v", m.Refusals)
 	}

@@ -48,8 +48,13 @@ struct handle {
   long generation;
 #endif
   long id;
+#ifdef SWAPPED
+  int flags;
+  int used;
+#else
   int used;
   int flags;
+#endif
   char name[32];
   int (*on)(int);
   int (*const *table)(int);
