@@ -22,6 +22,7 @@ var floor = map[string]int{
 	"internal/module/stage": 3,
 	"internal/vin":          3,
 	"internal/handle":       3,
+	"internal/intercept":    3,
 	"internal/tracee":       2,
 	"internal/dso":          1,
 	"internal/dpkg":         1,

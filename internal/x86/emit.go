@@ -143,6 +143,49 @@ func (a *Assembler) LockXadd(m Address, r Reg) {
 	a.memory(extW, a.number(r), m, 0x0f, 0xc1)
 }
 
+// AddMem adds r to 8 bytes of memory, not atomically.
+func (a *Assembler) AddMem(m Address, r Reg) { a.memory(extW, a.number(r), m, 0x01) }
+
+// LockAdd adds r to 8 bytes of memory atomically.
+func (a *Assembler) LockAdd(m Address, r Reg) {
+	a.Raw(0xf0)
+	a.AddMem(m, r)
+}
+
+// CmpMem sets the flags of memory - r.
+func (a *Assembler) CmpMem(m Address, r Reg) { a.memory(extW, a.number(r), m, 0x39) }
+
+// LockCmpxchg stores r in 8 bytes of memory if they are rax, atomically; otherwise
+// it loads them into rax. The flags are those of rax - memory.
+func (a *Assembler) LockCmpxchg(m Address, r Reg) {
+	a.Raw(0xf0)
+	a.memory(extW, a.number(r), m, 0x0f, 0xb1)
+}
+
+// ShlImm shifts a register left by v bits.
+func (a *Assembler) ShlImm(r Reg, v byte) {
+	a.registers(extW, 4, r, 0xc1)
+	a.Raw(v)
+}
+
+// ShrImm shifts a register right by v bits, zeros follow.
+func (a *Assembler) ShrImm(r Reg, v byte) {
+	a.registers(extW, 5, r, 0xc1)
+	a.Raw(v)
+}
+
+// Imul sets dst to the low half of dst * src.
+func (a *Assembler) Imul(dst, src Reg) { a.registers(extW, a.number(dst), src, 0x0f, 0xaf) }
+
+// Neg sets r to -r.
+func (a *Assembler) Neg(r Reg) { a.registers(extW, 3, r, 0xf7) }
+
+// Test32 sets the flags of the lower halves of x & y.
+func (a *Assembler) Test32(x, y Reg) { a.registers(0, a.number(y), x, 0x85) }
+
+// Rdtsc sets edx:eax to the processor's time stamp, and clears the upper halves.
+func (a *Assembler) Rdtsc() { a.Raw(0x0f, 0x31) }
+
 // Push pushes a register.
 func (a *Assembler) Push(r Reg) { a.stack(0x50, r) }
 
