@@ -10,7 +10,7 @@ set -euo pipefail
 packages=(
   nginx-light redis-server memcached python3 haproxy postgresql curl apache2-bin
   gcc g++ gcc-multilib libc6-dev binutils make dpkg-dev
-  gdb procps util-linux iproute2
+  gdb procps util-linux iproute2 rpm
 )
 
 say() { printf 'deps: %s\n' "$*" >&2; }

@@ -37,7 +37,8 @@ type OutdatedModule struct {
 	Program          string    `json:"program"` // the process's name
 	Module           string    `json:"module"`  // soname, or the file's name where it has none
 	Path             string    `json:"path"`
-	Package          string    `json:"package"` // that owns the path, in the process's root directory
+	Package          string    `json:"package"`                   // that owns the path, in the process's root directory
+	PackageProblem   string    `json:"package_problem,omitempty"` // why a package database that is there does not tell
 	RunningVersion   string    `json:"running_version"`
 	InstalledVersion string    `json:"installed_version"`
 	RunningBuildID   string    `json:"running_build_id"`

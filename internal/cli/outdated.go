@@ -29,12 +29,12 @@ was deleted from a folder for temporary files (/tmp, /var/tmp, /dev/shm, /run)
 is shown with --verbose only: programs do so with what they unpack for
 themselves.
 
-PACKAGE and INSTALLED are what dpkg says below the program's root directory;
-RUNNING is what dpkg's log says of the time when the running file was made. In
-their place stands the begin of the build-id where no version is known, ? where
-neither is, and - where nothing took the place of a deleted file. The database
-of rpm is not looked at. UNIT is the systemd service to restart, where the
-control group tells it.
+PACKAGE and INSTALLED are what dpkg or else rpm knows below the program's root
+directory; RUNNING is what the log of dpkg or dnf says of the time when the
+running file was made. In their place stands the begin of the build-id where no
+version is known, ? where neither is, and - where nothing took the place of a
+deleted file. An rpm database is read by this machine's own rpm, a container's
+too. UNIT is the systemd service to restart, where the control group tells it.
 
 ` + exitHelp(exitOK, exitFailed, exitUsage, exitSome, exitNotSupported,
 			exitNotPermitted, exitGone, exitRefused, exitPending, exitInterrupted),
@@ -247,6 +247,9 @@ func (a *app) noteOutdated(t *table, r outdatedRow) {
 	t.note(fmt.Sprintf("build-id %s, on disk %s", known(quoted(r.RunningBuildID)), known(quoted(r.InstalledBuildID))))
 	if r.Container != "" {
 		t.note("in container " + quoted(r.Container))
+	}
+	if r.PackageProblem != "" {
+		t.note(escaped("no package: " + r.PackageProblem))
 	}
 	if r.UserUnit {
 		t.note("the unit is one of the user's own: systemctl --user")

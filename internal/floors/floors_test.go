@@ -26,6 +26,7 @@ var floor = map[string]int{
 	"internal/tracee":       2,
 	"internal/dso":          1,
 	"internal/dpkg":         1,
+	"internal/rpm":          1,
 	"internal/x86":          1,
 	"internal/procfs":       1,
 	"internal/kernel":       0,

@@ -247,6 +247,86 @@ func TestOutdatedPackages(t *testing.T) {
 	s.unharmed(t)
 }
 
+// TestOutdatedPackagesOfRPM names packages and versions of a program in a root
+// directory of its own that real rpm installed the library in, and upgraded it.
+func TestOutdatedPackagesOfRPM(t *testing.T) {
+	root := rootFolder(t, upgradedProgram(t))
+	const inside = "/usr/lib64/" + upgradedSoname
+	install := func(version string, n int) {
+		t.Helper()
+		testbed.InstallRPM(t, root, testbed.RPM{Name: "libupgraded", Version: version, Release: "1.el9", Files: map[string]string{inside: generation(t, n)}})
+	}
+	install("2:1.0", 1)
+	s, _ := start(t, testbed.FixtureOptions{Wrap: func(argv []string) []string {
+		return append([]string{"chroot", root}, argv...)
+	}}, "/bin/upgraded", inside)
+	current(t, s)
+
+	// dnf notes times to the second.
+	time.Sleep(1100 * time.Millisecond)
+	now := time.Now()
+	install("2:1.1", 2)
+	check := func(name, running, problem string) {
+		t.Helper()
+		found := outdated(t, s, 10)
+		if len(found) != 1 || found[0].Path != root+inside || found[0].InstalledBuildID != buildID(t, generation(t, 2)) {
+			t.Fatalf("%+v", found)
+		}
+		m, installed := found[0], ""
+		if name != "" {
+			installed = "2:1.1-1.el9"
+		}
+		if m.Package != name || m.InstalledVersion != installed || m.RunningVersion != running || !strings.Contains(m.PackageProblem, problem) || problem == "" && m.PackageProblem != "" {
+			t.Errorf("%+v; want %q, running %q, %q", m, name, running, problem)
+		}
+	}
+	check("libupgraded", "", "") // rpm itself keeps no versions of before
+
+	line := func(at time.Time, text string) string {
+		return at.Format("2006-01-02T15:04:05-0700") + " " + text + "\n"
+	}
+	log := filepath.Join(root, "var/log/dnf.rpm.log")
+	err := os.MkdirAll(filepath.Dir(log), 0o755)
+	if err == nil {
+		err = os.WriteFile(log, []byte(line(now, "INFO --- logging initialized ---")+
+			line(now.Add(time.Second), "SUBDEBUG Upgrade: libupgraded-2:1.1-1.el9.x86_64")+
+			line(now.Add(time.Second), "SUBDEBUG Upgraded: libupgraded-2:1.0-1.el9.x86_64")), 0o644)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	check("libupgraded", "2:1.0-1.el9", "")
+	for _, text := range []string{"libupgraded", "2:1.0-1.el9", "2:1.1-1.el9"} {
+		if r := vos(t, "outdated", s.target()).expect(t, 10); !strings.Contains(r.Stdout, text) {
+			t.Errorf("%s is not said: %s", text, r.Stdout)
+		}
+	}
+
+	// What the container's own user writes there may be anything, and the command
+	// says what it could not learn.
+	database := filepath.Join(root, testbed.RPMFolder, "rpmdb.sqlite")
+	if err := os.WriteFile(database, []byte(strings.Repeat("no database ", 1000)), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	check("", "", "ask rpm: ")
+	if r := vos(t, "outdated", s.target(), "--verbose").expect(t, 10); !strings.Contains(r.Stdout, "no package: ask rpm: ") {
+		t.Errorf("the problem is not said: %s", r.Stdout)
+	}
+	for _, hostile := range []func() error{
+		func() error { return os.Symlink("/proc/kmsg", database) },
+		func() error { return exec.Command("mkfifo", database).Run() },
+		func() error { return os.Mkdir(database, 0o755) },
+		func() error { return os.Symlink("rpmdb.sqlite", database) },
+	} {
+		remove(t, database)
+		if err := hostile(); err != nil {
+			t.Fatal(err)
+		}
+		check("", "", "")
+	}
+	s.unharmed(t)
+}
+
 // TestOutdatedElsewhere looks at programs that do not see the files that vos
 // sees, or no longer see those that they have mapped.
 func TestOutdatedElsewhere(t *testing.T) {

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"maps"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -14,6 +16,7 @@ import (
 	"github.com/virtualizing-os/vos/internal/module"
 	"github.com/virtualizing-os/vos/internal/module/match"
 	"github.com/virtualizing-os/vos/internal/procfs"
+	"github.com/virtualizing-os/vos/internal/rpm"
 )
 
 // Outdated implements api.Executive. Processes are looked at first, and only
@@ -35,7 +38,10 @@ func (Machine) Outdated(ctx context.Context, r api.OutdatedRequest, emit func(ap
 	if err != nil && ctx.Err() != nil {
 		return err
 	}
-	roots.name()
+	roots.name(ctx)
+	if ctx.Err() != nil {
+		return errors.Join(err, ctx.Err())
+	}
 	for _, c := range found {
 		if emitErr := emit(c.Currency); emitErr != nil {
 			return errors.Join(err, emitErr)
@@ -247,9 +253,9 @@ func (r *packageRoots) close() error {
 
 // name fills in packages and versions. What a database does not tell, or can't,
 // stays unknown: that a module is outdated is certain without it.
-func (r *packageRoots) name() {
+func (r *packageRoots) name(ctx context.Context) {
 	for _, root := range r.known {
-		root.name()
+		root.name(ctx)
 	}
 }
 
@@ -259,50 +265,112 @@ func (r *packageRoot) ask(about *api.OutdatedModule, q question) {
 	r.questions[about] = q
 }
 
-func (r *packageRoot) name() {
-	if len(r.questions) == 0 {
-		return
+// name asks dpkg, and rpm about what dpkg does not know.
+func (r *packageRoot) name(ctx context.Context) {
+	if err := r.nameByDpkg(); err != nil {
+		r.failed(err)
 	}
-	database, err := dpkg.Open(r.root)
-	if err != nil {
-		return
+	if err := r.nameByRPM(ctx); err != nil {
+		r.failed(err)
 	}
-	var paths []string
-	asked := make(map[string]bool)
-	for _, q := range r.questions {
-		if !asked[q.path] {
-			asked[q.path] = true
-			paths = append(paths, q.path)
+}
+
+// nameless returns the questions to which there is no answer yet, by path.
+func (r *packageRoot) nameless() map[string][]*api.OutdatedModule {
+	byPath := make(map[string][]*api.OutdatedModule)
+	for m, q := range r.questions {
+		if m.Package == "" {
+			byPath[q.path] = append(byPath[q.path], m)
 		}
 	}
-	owners, err := database.Owners(paths)
+	return byPath
+}
+
+// failed notes why there is no answer.
+func (r *packageRoot) failed(err error) {
+	for _, modules := range r.nameless() {
+		for _, m := range modules {
+			m.PackageProblem = err.Error()
+		}
+	}
+}
+
+func (r *packageRoot) nameByDpkg() error {
+	nameless := r.nameless()
+	if len(nameless) == 0 {
+		return nil
+	}
+	database, err := dpkg.Open(r.root)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	owners, err := database.Owners(slices.Collect(maps.Keys(nameless)))
 	if err != nil || len(owners) == 0 {
-		return
+		return err
 	}
 	log, err := database.Log()
 	if err != nil {
 		log = nil
 	}
-	for m, q := range r.questions {
-		if owner, found := owners[q.path]; found {
+	for path, owner := range owners {
+		for _, m := range nameless[path] {
 			m.Package, m.InstalledVersion = owner.Name, owner.Version
-			m.RunningVersion = versionThatRuns(log, owner, q)
+			m.RunningVersion = versionThatRuns(log, owner, r.questions[m])
 		}
 	}
+	return nil
+}
+
+func (r *packageRoot) nameByRPM(ctx context.Context) error {
+	nameless := r.nameless()
+	if len(nameless) == 0 {
+		return nil
+	}
+	database, err := rpm.Open(r.root)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	owners, err := database.Owners(ctx, slices.Collect(maps.Keys(nameless)))
+	if err != nil || len(owners) == 0 {
+		return err
+	}
+	log, logErr := database.Log()
+	for path, owner := range owners {
+		for _, m := range nameless[path] {
+			m.Package, m.InstalledVersion, m.PackageProblem = owner.Name, owner.Version, ""
+			if logErr == nil {
+				moment, exact := r.questions[m].moment()
+				m.RunningVersion = log.Version(owner, moment, exact)
+			}
+		}
+	}
+	return nil
+}
+
+// moment returns when the mapped file was made, or, where a file system does not
+// keep that time, when the process started. That is not exact: it may have
+// become another program since, or have opened a library later.
+func (q question) moment() (at time.Time, exact bool) {
+	if q.born.IsZero() {
+		return q.started, false
+	}
+	return q.born, true
 }
 
 // versionThatRuns finds the version that a mapped file is from: what the first
-// upgrade after it was made took away. A file system that does not keep that
-// time leaves the start of the process. That may have become another program
-// since, or have opened a library later: then several upgrades leave it open.
+// upgrade after it was made took away. Where that moment is not exact, several
+// upgrades leave it open.
 func versionThatRuns(log *dpkg.Log, owner dpkg.Package, q question) string {
 	if log == nil {
 		return ""
 	}
-	since, exact := q.born, true
-	if since.IsZero() {
-		since, exact = q.started, false
-	}
+	since, exact := q.moment()
 	upgrades, known := log.Since(owner, since)
 	if !known || len(upgrades) == 0 || len(upgrades) > 1 && !exact {
 		return ""
