@@ -20,7 +20,7 @@ func (d *Database) copyTo(folder string) error {
 	if err != nil {
 		return err
 	}
-	left := int64(mostDatabase)
+	left := d.most
 	for i, name := range d.files {
 		if before[i] == (state{}) {
 			continue

@@ -248,7 +248,7 @@ func (l *Log) Version(p Package, moment time.Time, exact bool) string {
 		}
 	}
 	first := after[0]
-	within := first.Begin.IsZero() || !moment.Before(first.Begin)
+	within := !moment.Before(first.Begin) // or it began nobody knows when
 	switch {
 	case !within && (exact || len(after) == 1):
 		return first.Old

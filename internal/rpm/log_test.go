@@ -74,6 +74,24 @@ func TestVersion(t *testing.T) {
 		{"the run's begin is not in the log", map[string]string{"var/log/dnf.rpm.log": `2026-03-01T10:00:10Z SUBDEBUG Upgrade: libz-0:1.4-1.x86_64
 2026-03-01T10:00:20Z SUBDEBUG Upgraded: libz-1.3-1.x86_64
 `}, "1.4-1", "2026-02-20T00:00:00Z", true, ""},
+		{"another upgraded between the last", map[string]string{"var/log/dnf.rpm.log": `2026-03-01T10:00:00Z INFO --- logging initialized ---
+2026-03-01T10:00:10Z SUBDEBUG Upgrade: libz-1.3-1.x86_64
+2026-03-01T10:00:20Z SUBDEBUG Upgraded: libz-1.2-1.x86_64
+2026-03-02T10:00:00Z INFO --- logging initialized ---
+2026-03-02T10:00:10Z SUBDEBUG Upgrade: libz-1.5-1.x86_64
+2026-03-02T10:00:20Z SUBDEBUG Upgraded: libz-1.4-1.x86_64
+`}, "1.5-1", "2026-02-20T00:00:00Z", true, ""},
+		{"the first run's begin is not in the log", map[string]string{"var/log/dnf.rpm.log": `2026-03-01T10:00:10Z SUBDEBUG Upgrade: libz-1.3-1.x86_64
+2026-03-01T10:00:20Z SUBDEBUG Upgraded: libz-1.2-1.x86_64
+2026-03-02T10:00:00Z INFO --- logging initialized ---
+2026-03-02T10:00:10Z SUBDEBUG Upgrade: libz-1.5-1.x86_64
+2026-03-02T10:00:20Z SUBDEBUG Upgraded: libz-1.3-1.x86_64
+`}, "1.5-1", "2026-02-20T00:00:00Z", true, ""},
+		{"a run that was broken off", map[string]string{"var/log/dnf.rpm.log": `2026-03-01T10:00:00Z INFO --- logging initialized ---
+2026-03-01T10:00:10Z SUBDEBUG Upgrade: libz-1.4-1.x86_64
+2026-03-02T10:00:00Z INFO --- logging initialized ---
+2026-03-02T10:00:20Z SUBDEBUG Upgraded: libz-1.3-1.x86_64
+`}, "1.4-1", "2026-02-20T00:00:00Z", true, ""},
 		{"as dnf 3 wrote it", map[string]string{"var/log/dnf.rpm.log": `2026-03-01T10:00:00Z INFO --- logging initialized ---
 2026-03-01T10:00:10Z INFO Upgraded: libz-1.4-1.x86_64
 2026-03-01T10:00:20Z INFO Cleanup: libz-1.3-1.x86_64

@@ -33,7 +33,8 @@ func (d *Database) Owners(ctx context.Context, paths []string) (map[string]Packa
 	if err != nil {
 		return nil, fmt.Errorf("the packages are rpm's, which this machine does not have: %w", err)
 	}
-	folder, err := os.MkdirTemp("", "vos-rpm-")
+	removeStale()
+	folder, err := os.MkdirTemp("", copies)
 	if err != nil {
 		return nil, fmt.Errorf("copy rpm's database: %w", err)
 	}

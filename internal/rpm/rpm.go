@@ -52,6 +52,7 @@ type Database struct {
 	root     fs.FS
 	folder   string // the database's, in root
 	files    []string
+	most     int64         // bytes of all its files
 	patience time.Duration // how long one run of rpm may take
 }
 
@@ -74,7 +75,7 @@ func Open(root fs.FS) (*Database, error) {
 		for _, files := range formats {
 			info, err := fs.Stat(root, path.Join(folder, files[0]))
 			if err == nil && info.Mode().IsRegular() && info.Size() > 0 {
-				return &Database{root: root, folder: folder, files: files, patience: 20 * time.Second}, nil
+				return &Database{root: root, folder: folder, files: files, most: mostDatabase, patience: 20 * time.Second}, nil
 			}
 		}
 	}

@@ -129,7 +129,7 @@ cat "${0%/*}/answer"; echo "error: file /nowhere: No such file or directory" >&2
 	if !strings.HasPrefix(after, wanted) {
 		t.Errorf("rpm was asked:\n%s", asked)
 	}
-	if !strings.Contains(asked, "\nLC_ALL=C\n") || strings.Contains(asked, "SECRET") {
+	if !strings.Contains(asked, "\nLC_ALL=C\n") || !strings.Contains(asked, "\nHOME=/nonexistent\n") || strings.Contains(asked, "SECRET") {
 		t.Errorf("its environment:\n%s", asked)
 	}
 }
@@ -207,6 +207,54 @@ func TestDatabaseIsWritten(t *testing.T) {
 	}
 }
 
+func TestDatabaseIsTooLarge(t *testing.T) {
+	fakeRPM(t, "exit 0")
+	privateTemp(t)
+	d := open(t, tree(map[string]string{"var/lib/rpm/rpmdb.sqlite-wal": "more"}))
+	d.most = int64(len("a databasemore"))
+	if _, err := d.Owners(context.Background(), []string{"/a"}); err != nil {
+		t.Error(err)
+	}
+	d.most--
+	if _, err := d.Owners(context.Background(), []string{"/a"}); !errors.Is(err, ErrTooLarge) {
+		t.Error(err)
+	}
+}
+
+// TestWhatRPMStartedEnds gives up on an rpm that waits for another program.
+func TestWhatRPMStartedEnds(t *testing.T) {
+	folder := fakeRPM(t, `sleep 1000 & echo $! > "${0%/*}/seen/pid"; mv "${0%/*}/seen/pid" "${0%/*}/seen/started"; wait`)
+	seen := filepath.Join(folder, "seen")
+	if err := errors.Join(os.Mkdir(seen, 0o700), os.Chmod(seen, 0o777)); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	pid := ""
+	go func() {
+		defer cancel()
+		for range 1000 {
+			if text, err := os.ReadFile(filepath.Join(seen, "started")); err == nil {
+				pid = strings.TrimSpace(string(text))
+				return
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+	}()
+	if _, err := open(t, tree(nil)).Owners(ctx, []string{"/a"}); !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+	<-ctx.Done()
+	for range 1000 {
+		// A process that has ended and was not waited for has no command line.
+		if line, err := os.ReadFile("/proc/" + pid + "/cmdline"); err != nil || len(line) == 0 {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	t.Errorf("%s runs on", pid)
+}
+
 func TestNoDatabase(t *testing.T) {
 	for name, root := range map[string]fs.FS{
 		"nothing":             fstest.MapFS{},
@@ -218,6 +266,45 @@ func TestNoDatabase(t *testing.T) {
 		if _, err := Open(root); !errors.Is(err, fs.ErrNotExist) {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+}
+
+// TestCopiesOfTheKilled removes what a killed vos left, and nothing else.
+func TestCopiesOfTheKilled(t *testing.T) {
+	testbed.NeedRoot(t) // files of others
+	fakeRPM(t, "exit 0")
+	temp := t.TempDir()
+	if err := os.Chmod(filepath.Dir(temp), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("TMPDIR", temp)
+	outside := t.TempDir()
+	leave := func(name string, age time.Duration, owner int) {
+		t.Helper()
+		folder := filepath.Join(temp, name)
+		err := errors.Join(os.Mkdir(folder, 0o700), os.WriteFile(filepath.Join(folder, "Packages"), nil, 0o600), os.Symlink(outside, filepath.Join(folder, "link")),
+			os.Chown(folder, owner, owner), os.Chtimes(folder, time.Time{}, time.Now().Add(-age)))
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	leave("vos-rpm-1", 2*stale, nobody)
+	leave("vos-rpm-2", stale/2, nobody)
+	leave("vos-rpm-3", 2*stale, 0)
+	leave("vos-rpm", 2*stale, nobody)
+	if _, err := open(t, tree(nil)).Owners(context.Background(), []string{"/a"}); err != nil {
+		t.Fatal(err)
+	}
+	var left []string
+	entries, err := os.ReadDir(temp)
+	for _, entry := range entries {
+		left = append(left, entry.Name())
+	}
+	if want := []string{"vos-rpm", "vos-rpm-2", "vos-rpm-3"}; err != nil || !slices.Equal(left, want) {
+		t.Errorf("left: %v, %v", left, err)
+	}
+	if _, err := os.Stat(outside); err != nil {
+		t.Error(err)
 	}
 }
 
