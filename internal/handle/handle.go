@@ -32,6 +32,14 @@ type Handle struct {
 	Watches []Watch          // KindInotify
 	Ring    *Ring            // KindIOUring
 
+	// Socket is what is known of a KindSocket: the protocol, or, where Survey found
+	// it in its network namespace, the rest too.
+	Socket *Socket
+
+	// Peers hold another end of a pipe or socket, Sharers the same description; see
+	// Survey.
+	Peers, Sharers []Holder
+
 	// Terminal is the number of a pseudo terminal, in /dev/pts; -1 if it is none.
 	Terminal int
 }

@@ -121,6 +121,8 @@ func (g *glimpse) handle(p *procfs.Process, fd int) Handle {
 		h.Watches = in.watches
 	case KindIOUring:
 		h.Ring = &in.ring
+	case KindSocket:
+		h.Socket = newSocket(g.Protocol)
 	case KindMemfd:
 		h.Size = g.Stat.Size
 	case KindFile:

@@ -1,6 +1,7 @@
 package procfs
 
 import (
+	"io/fs"
 	"os"
 	"strconv"
 	"syscall"
@@ -33,6 +34,10 @@ type DescriptorFile struct {
 	Link  string // as Descriptors has it
 	Stat  kernel.FileStat
 	Mount int // the id of its mount; 0 before Linux 5.8
+
+	// Protocol is a socket's, as the kernel names it: "TCP", "UNIX-STREAM". It is ""
+	// where the kernel keeps it to itself.
+	Protocol string
 }
 
 // DescriptorFile looks at the file that a descriptor has open, by what this machine
@@ -53,6 +58,9 @@ func (p *Process) DescriptorFile(fd int) (f DescriptorFile, err error) {
 	}
 	if f.Link, err = kernel.LinkOf(file); err != nil {
 		return failed(err)
+	}
+	if f.Stat.Mode == fs.ModeSocket {
+		f.Protocol, _ = kernel.SocketProtocol(file)
 	}
 	return f, nil
 }
@@ -132,4 +140,19 @@ func (p *Process) Descriptors() (map[int]string, error) {
 		all[fd] = link
 	}
 	return all, nil
+}
+
+// OpenNetwork opens the process's network namespace.
+func (p *Process) OpenNetwork() (*os.File, error) {
+	file, err := p.openMemoryFile("ns/net", syscall.O_RDONLY)
+	if err != nil {
+		return nil, p.failed("open the network namespace of", err)
+	}
+	return file, nil
+}
+
+// NetworkTable hands the text of a file in /proc/PID/net, which is about the
+// process's network namespace, to parse, which must not keep it.
+func (p *Process) NetworkTable(name string, parse func(text []byte) error) error {
+	return p.readMemoryFile("net/"+name, parse)
 }
