@@ -225,7 +225,7 @@ func (p *Process) find(v view) error {
 // other reasons than to be run.
 func (p *Process) addMapped(m *procfs.Mapping, o *dso.Object, state procfs.FileState) bool {
 	mappings := o.Mappings()
-	if len(mappings) == 0 || m.Offset != mappings[0].Offset {
+	if len(mappings) == 0 || m.Offset != mappings[0].Offset || p.withinModule(m) {
 		return false
 	}
 	bias := m.Start - mappings[0].Addr
@@ -250,6 +250,15 @@ func (p *Process) addMapped(m *procfs.Mapping, o *dso.Object, state procfs.FileS
 	}
 	p.Modules = append(p.Modules, mod)
 	return true
+}
+
+// withinModule reports whether a mapping lies within a module of the same file that
+// was found before: of a small one whose segments are 2 MiB apart, the data are
+// mapped from the file's first page, too.
+func (p *Process) withinModule(m *procfs.Mapping) bool {
+	return slices.ContainsFunc(p.Modules, func(known *Module) bool {
+		return known.start <= m.Start && m.Start < known.end && fileOf(&known.mapping) == fileOf(m)
+	})
 }
 
 // parts returns where a segment is still mapped from the file of first.
