@@ -47,12 +47,14 @@ func (p *Process) letUnwind(ctx context.Context, r *Replacement) error {
 		return nil
 	case state == unwindTelling:
 		// A vos was killed meanwhile. The unwinder's first act is to set pc_begin to
-		// the highest address; who has come that far comes to the end.
+		// the highest address; who has come that far comes to the end. When it has
+		// looked for a frame since then, pc_begin is the lowest of the code. To be told
+		// of it twice would make a ring of its list.
 		begin, err := p.readWord(page + unwindObject)
 		if err != nil {
 			return err
 		}
-		if begin == ^uint64(0) {
+		if begin != 0 {
 			return p.writeWord(page+unwindState, unwindTold)
 		}
 	}
