@@ -241,7 +241,7 @@ type Operation struct {
 	Generation int       `json:"generation"`           // that runs afterwards, 0 is what the program loaded
 	Finishing  int       `json:"finishing"`            // threads that were within the build before, and finish there
 	DrainedUS  int64     `json:"drained_us,omitempty"` // from the switch until all of these had left
-	Remaining  int       `json:"remaining,omitempty"`  // of these, that may still be within after a second
+	Remaining  int       `json:"remaining,omitempty"`  // of these, that may still be within a tenth of a second later
 	Steps      []string  `json:"steps,omitempty"`      // the plan, with --dry-run or -v
 	Residual   []string  `json:"residual"`             // what still differs, and why
 	Refusals   []Refusal `json:"refusals"`

@@ -301,7 +301,7 @@ func (w *takeovers) commit(ctx context.Context, broken map[whole]*takeover) {
 // drain waits, for a while, until the threads have left that were within the
 // builds before, as far as that shows without a stop.
 func (w *takeovers) drain(ctx context.Context, first int) {
-	const patience, longest = time.Second, 100 * time.Millisecond
+	const patience, longest = 100 * time.Millisecond, 20 * time.Millisecond
 	end := time.Now().Add(patience)
 	for pause := time.Millisecond; ; pause = min(2*pause, longest) {
 		remaining := 0
