@@ -53,6 +53,7 @@ func TestReplaceInCPlusPlus(t *testing.T) {
 				rollback(1)
 				replace(3)
 				replace(2)
+				rollback(3)
 				rollback(1)
 			}
 			replace(3)
