@@ -106,7 +106,7 @@ func (c *caller) run(t testing.TB, mode string, i *Interceptor) (out string, cou
 		t.Fatal(err)
 	}
 	defer f.Close()
-	again, err := Read(moved{f}, i.Config().Base, i.Size())
+	again, err := Read(moved{f}, i.Config().Base)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -82,6 +82,7 @@ type Slot struct {
 	Address  uint64 // of the slot, 8 bytes
 	Before   uint64 // what it held
 	Function int
+	Taken    bool // its value may have been copied: the stub has to stay
 }
 
 // Rseq says how threads registered for restartable sequences: all in the same way.
@@ -204,6 +205,9 @@ func (i *Interceptor) Modules() []Module { return slices.Clone(i.modules) }
 
 // Functions returns all that are counted, likewise.
 func (i *Interceptor) Functions() []Function { return slices.Clone(i.functions) }
+
+// Function returns the one of a number.
+func (i *Interceptor) Function(n int) Function { return i.functions[n] }
 
 // Slots returns all slots that lead, or are to lead, to stubs, likewise.
 func (i *Interceptor) Slots() []Slot { return slices.Clone(i.slots) }

@@ -7,11 +7,12 @@ import (
 	"io"
 )
 
-// Read reads the interceptor that a process has at base, in size bytes of
-// addresses. Addresses are offsets of r. Errors wrap ErrCorrupt or ErrVersion where
-// what is there is none of this format, otherwise that of r.
-func Read(r io.ReaderAt, base, size uint64) (*Interceptor, error) {
-	i, err := read(r, base, size)
+// Read reads the interceptor that a process has at base. Whether its parts are
+// mapped as Parts says is for the caller to look at. Addresses are offsets of r.
+// Errors wrap ErrCorrupt or ErrVersion where what is there is none of this format,
+// otherwise that of r.
+func Read(r io.ReaderAt, base uint64) (*Interceptor, error) {
+	i, err := read(r, base)
 	if err != nil {
 		return nil, fmt.Errorf("read interceptor at %#x: %w", base, err)
 	}
@@ -29,9 +30,9 @@ func readAt(r io.ReaderAt, address, n uint64) ([]byte, error) {
 // maxTable bounds what is read on the word of a header.
 const maxTable = 256 << 20
 
-func read(r io.ReaderAt, base, size uint64) (*Interceptor, error) {
-	if base >= addressEnd || size > maxSpan {
-		return nil, fmt.Errorf("%#x bytes: %w", size, ErrCorrupt)
+func read(r io.ReaderAt, base uint64) (*Interceptor, error) {
+	if base >= addressEnd {
+		return nil, fmt.Errorf("beyond all addresses: %w", ErrCorrupt)
 	}
 	head, err := readAt(r, base, headerSize)
 	if err != nil {
@@ -44,8 +45,8 @@ func read(r io.ReaderAt, base, size uint64) (*Interceptor, error) {
 		return nil, fmt.Errorf("version %d: %w", version, ErrVersion)
 	}
 	c := readConfig(head)
-	code, words := le.Uint64(head[96:]), le.Uint64(head[104:])
-	if le.Uint32(head[headerSum:]) != crc32.Checksum(head[:headerSum], crc) || c.Base != base || le.Uint64(head[24:]) != size ||
+	size, code, words := le.Uint64(head[24:]), le.Uint64(head[96:]), le.Uint64(head[104:])
+	if le.Uint32(head[headerSum:]) != crc32.Checksum(head[:headerSum], crc) || c.Base != base || size > maxSpan ||
 		code < headerSize || words < code || words > size || words > maxTable {
 		return nil, fmt.Errorf("header: %w", ErrCorrupt)
 	}

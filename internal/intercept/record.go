@@ -144,8 +144,11 @@ func (s *Slot) put(b []byte) {
 	le.PutUint64(b, s.Address)
 	le.PutUint64(b[8:], s.Before)
 	le.PutUint32(b[16:], uint32(s.Function))
+	if s.Taken {
+		le.PutUint32(b[20:], 1)
+	}
 }
 
 func readSlot(b []byte) Slot {
-	return Slot{Address: le.Uint64(b), Before: le.Uint64(b[8:]), Function: int(le.Uint32(b[16:]))}
+	return Slot{Address: le.Uint64(b), Before: le.Uint64(b[8:]), Function: int(le.Uint32(b[16:])), Taken: le.Uint32(b[20:]) == 1}
 }

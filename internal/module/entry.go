@@ -69,6 +69,7 @@ func (p *Process) importers(of *Module) (map[uint64][]slot, error) {
 			if err != nil {
 				return nil, err
 			}
+			value = p.behindInterceptor(value)
 			function := value
 			if m.unbound(r, value) {
 				s, _ := symbols.At(r.Symbol)

@@ -76,12 +76,12 @@ func (p *Process) readImports(old *Module, new *dso.Object, newBias uint64) (*im
 		}
 		switch r.Type {
 		case elf.R_X86_64_GLOB_DAT:
-			in.bound[key] = value
+			in.bound[key] = p.behindInterceptor(value)
 		case elf.R_X86_64_JMP_SLOT:
 			if old.unbound(r, value) {
 				in.lazy[key] = value
 			} else if _, known := in.bound[key]; !known {
-				in.bound[key] = value
+				in.bound[key] = p.behindInterceptor(value)
 			}
 		default:
 			in.thread[threadWord{key, r.Type, r.Addend}] = value
@@ -267,7 +267,7 @@ func (in *imports) resolved(m *Module, ifunc, wanted dso.Symbol) (uint64, bool, 
 			if err != nil {
 				return 0, false, err
 			}
-			if !importer.unbound(r, value) && m.Contains(value) {
+			if value = in.p.behindInterceptor(value); !importer.unbound(r, value) && m.Contains(value) {
 				return value, true, nil
 			}
 		}

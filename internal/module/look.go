@@ -52,6 +52,7 @@ func (p *Process) lookOnce(v view) (err error) {
 	p.Modules = nil
 	clear(p.vins)
 	p.vinErrors, p.leftover = nil, nil
+	p.interceptors, p.interceptorErrors = nil, nil
 	if p.maps, err = v.Maps(); err != nil {
 		return err
 	}
@@ -62,6 +63,7 @@ func (p *Process) lookOnce(v view) (err error) {
 		return err
 	}
 	p.findVINs()
+	p.findInterceptors()
 	p.findOpened()
 	for _, m := range p.Modules {
 		m.check(p.Started)

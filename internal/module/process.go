@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/virtualizing-os/vos/internal/dso"
+	"github.com/virtualizing-os/vos/internal/intercept"
 	"github.com/virtualizing-os/vos/internal/procfs"
 	"github.com/virtualizing-os/vos/internal/tracee"
 	"github.com/virtualizing-os/vos/internal/vin"
@@ -25,7 +26,10 @@ type Process struct {
 
 	vins      map[*Module]*vin.Vin // of replaced modules
 	vinErrors []error              // why a vIN can't be made sense of
-	leftover  []procfs.PageRange   // what an interrupted replacement left mapped
+	leftover  []procfs.PageRange   // what an interrupted replacement or attachment left mapped
+
+	interceptors      []*intercept.Interceptor
+	interceptorErrors []error // why one can't be made sense of
 
 	identity procfs.Auxv // of the program that was inspected
 	maps     []procfs.Mapping
@@ -175,7 +179,7 @@ func (p *Process) find(v view) error {
 			}
 			continue
 		}
-		if m.Inode == 0 || m.Perms&procfs.Shared != 0 || !executable[fileOf(m)] || isVIN(m) {
+		if m.Inode == 0 || m.Perms&procfs.Shared != 0 || !executable[fileOf(m)] || isVIN(m) || isInterceptor(m) {
 			continue
 		}
 		f := known[fileOf(m)]

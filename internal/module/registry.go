@@ -135,9 +135,10 @@ func (p *Process) entryPages(m *Module) map[uint64]bool {
 	return pages
 }
 
-// behindStub returns the function that a stub of a vIN leads to, and any other
-// address as it is.
+// behindStub returns the function that a stub leads to, of an interceptor or of a
+// vIN, and any other address as it is.
 func (p *Process) behindStub(address uint64) uint64 {
+	address = p.behindInterceptor(address)
 	for _, v := range p.vins {
 		for _, e := range v.Entries() {
 			if e.Stub == address {

@@ -24,6 +24,7 @@ const (
 	mfdAllowSealing   = 0x2
 	mfdExec           = 0x10 // Linux 6.3: wanted where vm.memfd_noexec is 1
 	mapFixedNoReplace = 0x100000
+	madvWipeOnFork    = 18 // Linux 4.14
 )
 
 // stageInto maps a planned generation, and the vIN where there is none yet, into
@@ -36,16 +37,21 @@ const (
 func (p *Process) stageInto(ctx context.Context, r *Replacement) (tracee.Times, error) {
 	files := []staged{{name: stagedPrefix + r.Module.Name, image: r.Image.File, start: r.Image.Start, size: r.Image.Size}}
 	for _, m := range r.Image.Mappings {
-		files[0].parts = append(files[0].parts, part{m.Start, m.Size, m.Offset, protection(m.Flags), m.Anonymous})
+		files[0].parts = append(files[0].parts, part{start: m.Start, size: m.Size, offset: m.Offset, protection: protection(m.Flags), anonymous: m.Anonymous})
 	}
 	if r.before == nil {
 		c := r.vin.Config()
 		table, code := vin.Size(c.Entries, c.Slots)
 		files = append(files, staged{name: vin.Name, runs: r.vin.Runs(), start: c.Base, size: table + code, parts: []part{
-			{c.Base, table, 0, syscall.PROT_READ | syscall.PROT_WRITE, false},
-			{c.Base + table, code, table, syscall.PROT_READ | syscall.PROT_EXEC, false},
+			{start: c.Base, size: table, protection: syscall.PROT_READ | syscall.PROT_WRITE},
+			{start: c.Base + table, size: code, offset: table, protection: syscall.PROT_READ | syscall.PROT_EXEC},
 		}})
 	}
+	return p.stageFiles(ctx, files)
+}
+
+// stageFiles maps files into the process.
+func (p *Process) stageFiles(ctx context.Context, files []staged) (tracee.Times, error) {
 	worst := tracee.Times{}
 	busy := p.busy()
 	session := func(ctx context.Context, f func(*tracee.Session) error) error {
@@ -133,9 +139,17 @@ func stagingCalls(files []staged) []tracee.Call {
 			tracee.Call{Number: syscall.SYS_MMAP, Args: [6]uint64{f.start, f.size, syscall.PROT_NONE, syscall.MAP_PRIVATE | mapFixedNoReplace | syscall.MAP_NORESERVE}})
 		for _, m := range f.parts {
 			calls = append(calls, tracee.Call{Number: syscall.SYS_MMAP, Args: [6]uint64{m.start, m.size, m.protection, syscall.MAP_PRIVATE | syscall.MAP_FIXED, 0, m.offset}})
+			if m.wiped {
+				calls = append(calls, wipeOnFork(m))
+			}
 		}
 	}
 	return calls
+}
+
+// wipeOnFork lets a child find a part empty.
+func wipeOnFork(m part) tracee.Call {
+	return tracee.Call{Number: syscall.SYS_MADVISE, Args: [6]uint64{m.start, m.size, madvWipeOnFork}}
 }
 
 // A staged is one memfd that is to be mapped.
@@ -155,6 +169,7 @@ type part struct {
 	start, size, offset uint64
 	protection          uint64
 	anonymous           bool
+	wiped               bool // in a child
 }
 
 func protection(f elf.ProgFlag) uint64 {
@@ -216,7 +231,13 @@ func mapStaged(s *tracee.Session, files []staged) error {
 			if m.anonymous {
 				flags, fd = flags|syscall.MAP_ANONYMOUS, ^uint64(0)
 			}
+			if m.wiped { // most of it is never touched
+				flags |= syscall.MAP_NORESERVE
+			}
 			parts = append(parts, tracee.Call{Number: syscall.SYS_MMAP, Args: [6]uint64{m.start, m.size, m.protection, flags, fd, m.offset}})
+			if m.wiped {
+				parts = append(parts, wipeOnFork(m))
+			}
 		}
 	}
 	results, err := s.Run(reserve)
@@ -250,7 +271,7 @@ func mapStaged(s *tracee.Session, files []staged) error {
 		case i >= closing:
 			files[i-closing].open = err != nil
 		case err != nil:
-			return stagingRefusal(&files[0], fmt.Sprintf("map 0x%x-0x%x", parts[i].Args[0], parts[i].Args[0]+parts[i].Args[1]), err)
+			return stagingRefusal(&files[0], fmt.Sprintf("map or advise 0x%x-0x%x", parts[i].Args[0], parts[i].Args[0]+parts[i].Args[1]), err)
 		}
 	}
 	return nil

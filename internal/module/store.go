@@ -20,6 +20,7 @@ type Store struct {
 	pairs map[filePair]bool // whether two hold the same bytes
 
 	matches map[filePair]*matching
+	taken   map[*dso.Object]func() (map[uint64]bool, error)
 }
 
 // fileID is a file's identity: while a Store has the file open, its inode number
@@ -37,7 +38,8 @@ type storedFile struct {
 
 // NewStore returns an empty store. The caller closes it.
 func NewStore() *Store {
-	return &Store{files: make(map[fileID]*storedFile), pairs: make(map[filePair]bool), matches: make(map[filePair]*matching)}
+	return &Store{files: make(map[fileID]*storedFile), pairs: make(map[filePair]bool), matches: make(map[filePair]*matching),
+		taken: make(map[*dso.Object]func() (map[uint64]bool, error))}
 }
 
 // Close closes the files. Objects from the store can't be used afterwards.

@@ -73,7 +73,7 @@ func (p *Process) compareStaged(c *Comparison) error {
 			return err
 		}
 		c.Words++
-		if want := binary.LittleEndian.Uint64(expected); found != want && p.behindStub(found) != want && len(c.Bad) < maxRuns {
+		if want := binary.LittleEndian.Uint64(expected); found != want && p.behindInterceptor(found) != want && p.behindStub(found) != want && len(c.Bad) < maxRuns {
 			c.Bad = append(c.Bad, Word{Address: address, Found: found, Expected: want, Known: true, Symbol: r.Name})
 		}
 	}

@@ -49,6 +49,10 @@ var meanings = map[api.Code]meaning{
 	"too_many_generations":    {"the program has as many builds of the module as vOS keeps", "restart the program to use the new build"},
 	"too_many_initial_values": {"more initial values of data differ than can be taken back", "restart the program to use the new build"},
 	"unwinding_unknown":       {"exceptions or backtraces could not find their way through the new build", "restart the program to use the new build"},
+	"allocator_unknown":       {"memory is to be counted, and nothing tells the size of a block of the program's malloc", "count calls only"},
+	"interceptor_corrupt":     {"what counts calls in the program was changed by others, or is of another version of vOS", "restart the program"},
+	"no_imports":              {"no module of the program imports a function: it is linked statically", "none is known"},
+	"too_many_interceptors":   {"the program has opened and closed libraries again and again while its calls were counted", "detach, then attach again"},
 	"vin_corrupt":             {"what vOS left in the program was changed by others", "restart the program"},
 
 	"all_or_none": {"another process of the program can't be done", "see to that process, or use --partial"},
