@@ -249,6 +249,9 @@ func (p *Process) entryWrites(s *tracee.Session, text *textPages, r *Replacement
 		if errors.Is(err, errChanged) && r.Generation > 0 { // the loader may have bound it meanwhile
 			w, err = changeTo(s, slot.Address, stub, word(entries[slot.Entry].Function))
 		}
+		if errors.Is(err, errChanged) && r.Generation > 0 { // or its calls are counted
+			w, err = p.changeCounted(s, slot.Address, stub, entries[slot.Entry].Function)
+		}
 		if errors.Is(err, errChanged) || errors.Is(err, procfs.ErrAddress) {
 			continue // its module is gone
 		}
@@ -259,6 +262,19 @@ func (p *Process) entryWrites(s *tracee.Session, text *textPages, r *Replacement
 	}
 	slices.SortFunc(writes, func(a, b Write) int { return cmp.Compare(a.Address, b.Address) })
 	return writes, nil
+}
+
+// changeCounted is changeTo for a slot that an interceptor's stub for the function
+// stands in: its calls are not counted any more.
+func (p *Process) changeCounted(s *tracee.Session, address uint64, wanted []byte, function uint64) ([]Write, error) {
+	found := make([]byte, len(wanted))
+	if _, err := s.Memory().ReadAt(found, int64(address)); err != nil {
+		return nil, err
+	}
+	if p.behindInterceptor(binary.LittleEndian.Uint64(found)) != function {
+		return nil, errChanged
+	}
+	return changeFrom(address, found, wanted, found)
 }
 
 // changeTo returns the write that puts bytes where other stands; none where they
