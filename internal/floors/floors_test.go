@@ -24,6 +24,7 @@ var floor = map[string]int{
 	"internal/handle":       3,
 	"internal/intercept":    3,
 	"internal/tracee":       2,
+	"internal/launch":       2,
 	"internal/dso":          1,
 	"internal/dpkg":         1,
 	"internal/rpm":          1,

@@ -22,6 +22,7 @@ const (
 	TraceSysGood = unix.PTRACE_O_TRACESYSGOOD
 	TraceClone   = unix.PTRACE_O_TRACECLONE
 	TraceExec    = unix.PTRACE_O_TRACEEXEC
+	ExitKill     = unix.PTRACE_O_EXITKILL // the tracee dies with its tracer
 )
 
 // Events of a ptrace stop, ptrace(2).
@@ -220,4 +221,38 @@ func SeccompFilter(tid, index int) ([]FilterInstruction, error) {
 func HasSeccompFilter(tid int) bool {
 	_, _, errno := unix.RawSyscall6(unix.SYS_PTRACE, ptraceSeccompGetFilter, uintptr(tid), 0, 0, 0, 0)
 	return errno == 0
+}
+
+// SetOptions sets the ptrace options of a stopped thread.
+func SetOptions(tid, options int) error {
+	if err := ptrace(unix.PTRACE_SETOPTIONS, tid, 0, uintptr(options)); err != nil {
+		return ptraceError("set options of", tid, err)
+	}
+	return nil
+}
+
+// Offsets in struct user of the kernel's asm/user_64.h.
+const (
+	userDebugAddress = 848       // u_debugreg[0]: where a breakpoint is
+	userDebugControl = 848 + 7*8 // u_debugreg[7]: which there are
+)
+
+// SetBreakpoint lets a stopped thread stop with SIGTRAP before it executes the
+// instruction at an address: by a register of the processor, no code is changed. 0
+// takes it out.
+func SetBreakpoint(tid int, address uint64) error {
+	const enableFirst = 1 // DR7: L0; R/W0 and LEN0 of 0 are execution
+	poke := func(at, value uintptr) error {
+		if err := ptrace(unix.PTRACE_POKEUSR, tid, at, value); err != nil {
+			return ptraceError("set a breakpoint of", tid, err)
+		}
+		return nil
+	}
+	if address == 0 {
+		return poke(userDebugControl, 0)
+	}
+	if err := poke(userDebugAddress, uintptr(address)); err != nil {
+		return err
+	}
+	return poke(userDebugControl, enableFirst)
 }
