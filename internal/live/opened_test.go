@@ -19,18 +19,19 @@ type opening struct {
 	pkg     string
 	folder  string // of the modules in the package, below /
 	modules []string
-	// One of them says something else in the new build: a text of the same length.
+	// One of them has another constant in the new build, of the same length.
 	marked   string
 	old, new string
 	start    func(t *testing.T, folder string) served
-	answers  [2]string // what answers show; the texts themselves if empty
+	answers  [2]string // what answers show
 }
 
 var openings = []opening{
 	{
 		name: "nginx", pkg: "libnginx-mod-http-xslt-filter", folder: "usr/lib/nginx/modules",
 		modules: []string{"ngx_http_xslt_filter_module.so"},
-		marked:  "ngx_http_xslt_filter_module.so", old: "text/html", new: "text/HTML",
+		marked:  "ngx_http_xslt_filter_module.so", old: "text/html\x00", new: "text/HTML\x00",
+		answers: [2]string{"text/html", "text/HTML"},
 		start: func(t *testing.T, folder string) served {
 			n := testbed.RunNginx(t, testbed.NginxOptions{XSLT: filepath.Join(folder, "ngx_http_xslt_filter_module.so"), Header: "Content-Type"})
 			return loaded(n.Load(context.Background(), testbed.LoadOptions{}), n.Pids, "text/html", "text/HTML")
@@ -39,7 +40,8 @@ var openings = []opening{
 	{
 		name: "apache", pkg: "apache2-bin", folder: "usr/lib/apache2/modules",
 		modules: testbed.ApacheModules,
-		marked:  "mod_headers.so", old: "(null)", new: "(none)",
+		marked:  "mod_headers.so", old: "(null)\x00", new: "(none)\x00",
+		answers: [2]string{"(null)", "(none)"},
 		start: func(t *testing.T, folder string) served {
 			a := testbed.RunApache(t, testbed.ApacheOptions{Modules: folder})
 			return loaded(a.Load(context.Background(), testbed.LoadOptions{Fresh: -1}), a.Pids, "(null)", "(none)")
@@ -70,19 +72,45 @@ var openings = []opening{
 		},
 		answers: [2]string{"sounds", "sounds other"},
 	},
+	{
+		name: "gstreamer", pkg: "gstreamer1.0-plugins-base", folder: "usr/lib/x86_64-linux-gnu/gstreamer-1.0",
+		modules: []string{"libgstaudiotestsrc.so"},
+		// The greatest sample, 32767.0, is 16384.0 then.
+		marked: "libgstaudiotestsrc.so", old: "\x00\x00\x00\x00\xc0\xff\xdf\x40", new: "\x00\x00\x00\x00\x00\x00\xd0\x40",
+		start: func(t *testing.T, folder string) served {
+			const core = "libgstcoreelements.so"
+			copyFile(t, filepath.Join("/usr/lib/x86_64-linux-gnu/gstreamer-1.0", core), filepath.Join(folder, core))
+			sound := testbed.RunSound(t, folder)
+			return served{
+				pids: one(sound.Pid),
+				build: func(t *testing.T) string {
+					t.Helper()
+					level, err := sound.Level(t.Context())
+					if err != nil {
+						t.Fatal(err)
+					}
+					return strconv.Itoa(level)
+				},
+				end: func(t *testing.T) {
+					t.Helper()
+					if levels, err := sound.Levels(); err != nil || !slices.Equal(levels, []int{8192, 16383}) {
+						t.Errorf("levels %v: %v", levels, err)
+					}
+				},
+			}
+		},
+		answers: [2]string{"16383", "8192"},
+	},
 }
 
 // TestUpgradeOfOpenedModules lets real builds of Debian take over of modules that
-// servers have opened by dlopen: they have no soname, their names are local, and
+// programs have opened by dlopen: they have no soname, their names are local, and
 // they bind to the executable. One of them is marked, so that answers show it, even
 // where the update left that one as it was.
 func TestUpgradeOfOpenedModules(t *testing.T) {
 	for _, o := range openings {
 		t.Run(o.name, func(t *testing.T) {
 			old, new := unpackedPair(t, o.pkg)
-			if o.answers[0] == "" {
-				o.answers = [2]string{o.old, o.new}
-			}
 			folder := publicFolder(t)
 			var changing []string // what has another build, which by the files may take over
 			for _, m := range o.modules {
@@ -143,17 +171,16 @@ func unpackedPair(t *testing.T, name string) (old, new string) {
 	return folders[0], folders[1]
 }
 
-// retold copies a build in which a text of the constants is another one, as long,
-// and which has another build-id.
+// retold copies a build in which a constant is another one, as long, and which has
+// another build-id.
 func retold(t *testing.T, path, from, to string) string {
 	t.Helper()
 	return altered(t, path, func(b []byte) []byte {
-		old, new := []byte(from+"\x00"), []byte(to+"\x00")
-		if len(old) != len(new) || !bytes.Contains(b, old) {
-			t.Fatalf("%s has no text %q", path, from)
+		if len(from) != len(to) || !bytes.Contains(b, []byte(from)) {
+			t.Fatalf("%s has no constant %q", path, from)
 		}
 		b[buildIDOffset(t, b)] ^= 1
-		return bytes.ReplaceAll(b, old, new)
+		return bytes.ReplaceAll(b, []byte(from), []byte(to))
 	})
 }
 

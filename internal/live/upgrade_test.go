@@ -339,7 +339,7 @@ func TestUpgradeOfOpenSSL(t *testing.T) {
 	shown := name
 	for _, b := range new {
 		if b.Soname == "libssl.so.3" {
-			b.Path, shown = retold(t, b.Path, name, other), other
+			b.Path, shown = retold(t, b.Path, name+"\x00", other+"\x00"), other
 		}
 		if err := libraries.Install(b); err != nil {
 			t.Fatal(err)
