@@ -3,11 +3,11 @@
 //
 // There are four kinds of program:
 //
-//   - servers from the distribution ([Nginx], [HAProxy], [Redis], [Memcached],
+//   - servers from the distribution ([Nginx], [Apache], [HAProxy], [Redis], [Memcached],
 //     [Postgres]), each in a folder of its own, on a free loopback port, in the
 //     foreground;
 //   - clients from the distribution in the middle of one long piece of work: curl
-//     ([Transfer]) and python3 ([StartStream]);
+//     ([Transfer]), python3 ([StartStream]) and gst-launch-1.0 ([Sound]);
 //   - fixtures, small C, C++ and Go programs embedded in this package and
 //     compiled on demand into a cache ([Compile], [Source]); each watches one
 //     thing that a careless stop would break (EINTR, vector registers, the red
