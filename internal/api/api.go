@@ -33,6 +33,10 @@ type Executive interface {
 	Rollback(ctx context.Context, r RollbackRequest, emit func(Operation) error) error
 	// Outdated emits one Currency a process, also of those that are up to date.
 	Outdated(ctx context.Context, r OutdatedRequest, emit func(Currency) error) error
+	// Handles emits one Holdings a process.
+	Handles(ctx context.Context, r HandlesRequest, emit func(Holdings) error) error
+	// Functions emits one FunctionHandles a process and module.
+	Functions(ctx context.Context, r FunctionsRequest, emit func(FunctionHandles) error) error
 }
 
 // ProgramsRequest asks for programs.

@@ -21,6 +21,8 @@ type fake struct {
 	verifications []api.Verification
 	operations    []api.Operation
 	currencies    []api.Currency
+	holdings      []api.Holdings
+	functions     []api.FunctionHandles
 	err           error
 	interrupt     bool          // interrupts itself after emitting, and waits
 	hang          bool          // waits for the context after emitting
@@ -68,6 +70,14 @@ func (f fake) Rollback(ctx context.Context, r api.RollbackRequest, emit func(api
 
 func (f fake) Outdated(ctx context.Context, r api.OutdatedRequest, emit func(api.Currency) error) error {
 	return play(ctx, f, r, f.currencies, emit)
+}
+
+func (f fake) Handles(ctx context.Context, r api.HandlesRequest, emit func(api.Holdings) error) error {
+	return play(ctx, f, r, f.holdings, emit)
+}
+
+func (f fake) Functions(ctx context.Context, r api.FunctionsRequest, emit func(api.FunctionHandles) error) error {
+	return play(ctx, f, r, f.functions, emit)
 }
 
 // tell says how far the fake has come.
@@ -246,9 +256,12 @@ var fakes = map[string]fake{
 		{PID: 812, Program: "nginx", Module: "libz.so.1", Path: "/usr/lib/libz.so.1", BuildID: "c0ffee00c0ffee00c0ffee00c0ffee00c0ffee00", Base: "0x7f0000000000", Kind: "library", TextBytes: 69_632, DataBytes: 4096, MappedBytes: 118_784, File: api.FileReplaced, Outdated: true, Generation: 1, Refreshable: true},
 		{PID: 812, Program: "nginx", Module: "libz.so.1", Path: "/usr/lib/libz.so.1", BuildID: "decade00decade00decade00decade00decade00", Base: "0x7e0000000000", Kind: "library", TextBytes: 69_632, DataBytes: 4096, MappedBytes: 118_784, File: api.FileSame, Generation: 1, Staged: true, Refreshable: true},
 	}},
-	"many-workers": {currencies: manyWorkers(7)},
-	"fleeting":     {currencies: []api.Currency{{PID: 900, Program: "java", Modules: 20, Outdated: []api.OutdatedModule{unpacked(900)}}}},
-	"unreachable":  {currencies: []api.Currency{{PID: 70, Program: "sandbox", Modules: 3, Unknown: []api.UncomparedModule{unreachable}}}},
+	"handles":        {holdings: heldByNginx, functions: functionsOfNginx},
+	"restless":       {holdings: []api.Holdings{{IDs: heldByNginx[0].IDs, Restless: []int{7}, Unread: []string{"thread 813 has descriptors of its own"}}}},
+	"part-forbidden": {holdings: heldByNginx[:1], err: errNotPermitted},
+	"many-workers":   {currencies: manyWorkers(7)},
+	"fleeting":       {currencies: []api.Currency{{PID: 900, Program: "java", Modules: 20, Outdated: []api.OutdatedModule{unpacked(900)}}}},
+	"unreachable":    {currencies: []api.Currency{{PID: 70, Program: "sandbox", Modules: 3, Unknown: []api.UncomparedModule{unreachable}}}},
 	"outdated-and-forbidden": {
 		currencies: []api.Currency{{PID: 811, Program: "nginx", Modules: 9, Outdated: []api.OutdatedModule{upgraded(811)}}},
 		err:        errNotPermitted,
@@ -342,6 +355,13 @@ var fakes = map[string]fake{
 			Differences: []api.Difference{{PID: 666, Program: "nginx", Module: hostileName, Section: hostileName, Function: hostileName, Address: hostileName, Found: hostileName, Expected: hostileName, Kind: hostileName}}}},
 		currencies: []api.Currency{{PID: 666, Program: hostileName, Modules: 2, Unknown: []api.UncomparedModule{{Module: hostileName, Path: hostileName, Refusal: api.Refusal{Code: hostileName, Subject: hostileName, Detail: hostileName, Remedy: hostileName}}},
 			Outdated: []api.OutdatedModule{{PID: 666, Program: hostileName, Module: hostileName, Path: hostileName, Package: hostileName, PackageProblem: hostileName, RunningVersion: hostileName, InstalledBuildID: hostileName, Change: hostileName, Verdict: hostileName, Unit: hostileName, UserUnit: true, Container: hostileName, Refusals: []api.Refusal{{Code: hostileName, Detail: hostileName, Remedy: hostileName}}}}}},
+		holdings: []api.Holdings{{IDs: api.IDs{PID: 666, Program: hostileName}, Unread: []string{hostileName}, Handles: []api.Handle{
+			{PID: 666, Program: hostileName, Kind: "file", Name: hostileName, Path: hostileName, Access: "read", Peers: []api.HandleRef{{PID: 1, Program: hostileName}},
+				Shared: []api.HandleRef{{PID: 1, Program: hostileName}}, Locks: []api.Lock{{Type: hostileName, Mode: hostileName}}},
+			{PID: 666, Kind: "socket", Socket: &api.Socket{Family: hostileName, State: "listen", Local: hostileName}},
+			{PID: 666, Kind: "anonymous", Name: hostileName}}}},
+		functions: []api.FunctionHandles{{PID: 666, Program: hostileName, Module: hostileName, Path: hostileName,
+			Imports: []api.FunctionSlot{{Symbol: hostileName, Module: hostileName}}}},
 		operations: []api.Operation{{PID: 666, Program: "nginx", Module: hostileName, Path: hostileName, Outcome: api.Failed, Error: hostileName, Steps: []string{hostileName}, Residual: []string{hostileName}}},
 		err:        fmt.Errorf("open %s: %w", hostileName, api.Refusal{Code: hostileName, Detail: hostileName}),
 	},

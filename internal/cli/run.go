@@ -5,7 +5,7 @@
 // A command's way through the package:
 //
 //   - run.go builds the command tree and runs it; one file a command (ps.go,
-//     modules.go, outdated.go, verify.go, refresh.go, replace.go, rollback.go,
+//     modules.go, outdated.go, handles.go, verify.go, refresh.go, replace.go, rollback.go,
 //     version.go, manual.go) holds its flags, its help and what it prints;
 //     takeover.go prints what replace and rollback share.
 //   - Results come from [api.Executive] through an emit function, one at a
@@ -162,7 +162,7 @@ matches. MODULE is a soname, a file name or a path.
 	flags.BoolVarP(&a.quiet, "quiet", "q", false, "no progress, notes or summary; errors are still printed")
 	flags.BoolVarP(&a.verbose, "verbose", "v", false, "more detail")
 
-	root.AddCommand(a.ps(), a.modules(), a.outdated(), a.verify(), a.refresh(), a.replace(), a.rollback(), a.version(), a.manual())
+	root.AddCommand(a.ps(), a.modules(), a.outdated(), a.handles(), a.verify(), a.refresh(), a.replace(), a.rollback(), a.version(), a.manual())
 	root.SetHelpCommand(helpCommand())
 	root.InitDefaultHelpCmd()
 	root.InitDefaultCompletionCmd()

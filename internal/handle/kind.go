@@ -31,9 +31,14 @@ const (
 	KindFanotify  Kind = "fanotify"
 	KindIOUring   Kind = "io_uring"
 	KindNamespace Kind = "namespace"
-	KindQueue     Kind = "mqueue" // a POSIX message queue
 	KindAnonymous Kind = "anonymous"
 )
+
+// Kinds returns all kinds.
+func Kinds() []Kind {
+	return []Kind{KindFile, KindDirectory, KindMemfd, KindPipe, KindFIFO, KindSocket, KindTerminal, KindDevice, KindPath,
+		KindEpoll, KindEventfd, KindTimerfd, KindSignalfd, KindPidfd, KindInotify, KindFanotify, KindIOUring, KindNamespace, KindAnonymous}
+}
 
 // anonymous are the kinds by the names of the kernel's anonymous inodes.
 var anonymous = map[string]Kind{

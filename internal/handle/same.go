@@ -6,6 +6,7 @@ import (
 	"syscall"
 
 	"github.com/virtualizing-os/vos/internal/kernel"
+	"github.com/virtualizing-os/vos/internal/procfs"
 )
 
 // SameDescription reports whether two descriptors lead to one open file
@@ -36,6 +37,31 @@ func Registered(pid, epoll, fd int) (bool, error) {
 		}
 	}
 	return false, nil
+}
+
+// Apart returns the threads of a process that have descriptors of their own, by
+// unshare(2) or clone(2) without CLONE_FILES: what the process's numbers mean does
+// not hold for them.
+func Apart(p *procfs.Process) ([]int, error) {
+	tids, err := p.Threads()
+	if err != nil {
+		return nil, err
+	}
+	var apart []int
+	for _, tid := range tids {
+		if tid == p.PID() {
+			continue
+		}
+		order, err := kernel.CompareTables(p.PID(), tid)
+		switch {
+		case errors.Is(err, syscall.ESRCH): // it has ended
+		case err != nil:
+			return nil, err
+		case order != 0:
+			apart = append(apart, tid)
+		}
+	}
+	return apart, nil
 }
 
 func compareFailed(err error) error {
