@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"time"
 
@@ -66,6 +67,8 @@ func parseInfo(text []byte) (*info, error) {
 			return nil, fmt.Errorf("parse fdinfo %.80q: %w", line, err)
 		}
 	}
+	// The kernel's order is that of addresses.
+	slices.SortStableFunc(in.epoll, func(a, b Registration) int { return a.FD - b.FD })
 	if !seen["pos"] || !seen["flags"] {
 		return nil, fmt.Errorf("parse fdinfo: no offset or no flags")
 	}
