@@ -37,6 +37,9 @@ type Executive interface {
 	Handles(ctx context.Context, r HandlesRequest, emit func(Holdings) error) error
 	// Functions emits one FunctionHandles a process and module.
 	Functions(ctx context.Context, r FunctionsRequest, emit func(FunctionHandles) error) error
+	// Redirect emits one Redirection a process that has the descriptor's description
+	// open: all are done, or none.
+	Redirect(ctx context.Context, r RedirectRequest, emit func(Redirection) error) error
 }
 
 // ProgramsRequest asks for programs.

@@ -23,6 +23,7 @@ type fake struct {
 	currencies    []api.Currency
 	holdings      []api.Holdings
 	functions     []api.FunctionHandles
+	redirections  []api.Redirection
 	err           error
 	interrupt     bool          // interrupts itself after emitting, and waits
 	hang          bool          // waits for the context after emitting
@@ -86,6 +87,10 @@ func (f fake) tell(progress func(api.Progress)) {
 		time.Sleep(f.slow)
 		progress(p)
 	}
+}
+
+func (f fake) Redirect(ctx context.Context, r api.RedirectRequest, emit func(api.Redirection) error) error {
+	return play(ctx, f, r, f.redirections, emit)
 }
 
 func play[T any](ctx context.Context, f fake, request any, results []T, emit func(T) error) error {
@@ -237,6 +242,7 @@ var fakes = map[string]fake{
 			operation(811, "libz.so.1", api.Refreshed), operation(812, "libz.so.1", api.Refreshed),
 			operation(812, "libc.so.6", api.Clean),
 		},
+		redirections: []api.Redirection{redirected(811, api.Redirected), redirected(812, api.Redirected)},
 		currencies: []api.Currency{
 			{PID: 90, Program: "sshd", Modules: 9},
 			{PID: 811, Program: "nginx", Modules: 9, Outdated: []api.OutdatedModule{upgraded(811)}},
@@ -291,12 +297,15 @@ var fakes = map[string]fake{
 	"many-differences": {verifications: []api.Verification{
 		{PID: 812, Program: "nginx", Module: "libz.so.1", Pages: 3, Corrupt: true, Differences: repeat(corruption(812), 30)},
 	}},
-	"planned":      {operations: []api.Operation{operation(811, "libz.so.1", api.Planned), operation(811, "libc.so.6", api.Clean)}},
-	"refused":      {operations: []api.Operation{operation(811, "libfoo.so", api.Refused)}},
-	"some-refused": {operations: []api.Operation{operation(811, "libfoo.so", api.Refused), operation(811, "libz.so.1", api.Refreshed)}},
-	"failed":       {operations: []api.Operation{operation(811, "libz.so.1", api.Failed)}},
-	"some-failed":  {operations: []api.Operation{operation(811, "libz.so.1", api.Failed), operation(812, "libz.so.1", api.Refreshed)}},
-	"mixed-bad":    {operations: []api.Operation{operation(811, "libz.so.1", api.Failed), operation(812, "libfoo.so", api.Refused)}},
+	"redirect-planned": {redirections: []api.Redirection{redirected(811, api.Planned)}},
+	"redirect-refused": {redirections: []api.Redirection{redirected(811, api.Refused)}},
+	"redirect-failed":  {redirections: []api.Redirection{redirected(811, api.Failed)}},
+	"planned":          {operations: []api.Operation{operation(811, "libz.so.1", api.Planned), operation(811, "libc.so.6", api.Clean)}},
+	"refused":          {operations: []api.Operation{operation(811, "libfoo.so", api.Refused)}},
+	"some-refused":     {operations: []api.Operation{operation(811, "libfoo.so", api.Refused), operation(811, "libz.so.1", api.Refreshed)}},
+	"failed":           {operations: []api.Operation{operation(811, "libz.so.1", api.Failed)}},
+	"some-failed":      {operations: []api.Operation{operation(811, "libz.so.1", api.Failed), operation(812, "libz.so.1", api.Refreshed)}},
+	"mixed-bad":        {operations: []api.Operation{operation(811, "libz.so.1", api.Failed), operation(812, "libfoo.so", api.Refused)}},
 	"stopped": {operations: []api.Operation{
 		{PID: 811, Program: "nginx", Module: "libc.so.6", Outcome: api.Refreshed, PauseUS: 812, TotalUS: 2_100_000, Pages: 1, Residual: []string{"0x7f0000001000: a breakpoint"}},
 	}},
@@ -362,9 +371,29 @@ var fakes = map[string]fake{
 			{PID: 666, Kind: "anonymous", Name: hostileName}}}},
 		functions: []api.FunctionHandles{{PID: 666, Program: hostileName, Module: hostileName, Path: hostileName,
 			Imports: []api.FunctionSlot{{Symbol: hostileName, Module: hostileName}}}},
+		redirections: []api.Redirection{{PID: 666, Program: hostileName, From: hostileName, To: hostileName, Outcome: api.Failed, Error: hostileName, Steps: []string{hostileName}, Residual: []string{hostileName},
+			Refusals: []api.Refusal{{Code: hostileName, Subject: hostileName, Detail: hostileName, Remedy: hostileName}}}},
 		operations: []api.Operation{{PID: 666, Program: "nginx", Module: hostileName, Path: hostileName, Outcome: api.Failed, Error: hostileName, Steps: []string{hostileName}, Residual: []string{hostileName}}},
 		err:        fmt.Errorf("open %s: %w", hostileName, api.Refusal{Code: hostileName, Detail: hostileName}),
 	},
+}
+
+// redirected is what became of an access log.
+func redirected(pid int, outcome api.Outcome) api.Redirection {
+	o := api.Redirection{PID: pid, Program: "nginx", FD: 5, From: "/var/log/nginx/access.log", To: "append:/mnt/access.log", Outcome: outcome,
+		PauseUS: 640, TotalUS: 9000, Descriptors: []int{5, 7}, Registrations: 1, Kept: 63}
+	switch outcome {
+	case api.Planned:
+		o.PauseUS, o.Kept = 0, -1
+		o.Steps = []string{"open /mnt/access.log", "bind 5, 7 to append:/mnt/access.log instead of /var/log/nginx/access.log"}
+		o.Residual = []string{"other processes have it open as well and keep it as it is: logger (99)"}
+	case api.Refused:
+		o.PauseUS, o.Kept = 0, -1
+		o.Refusals = []api.Refusal{{Code: "unreachable", Subject: "db:6379", Detail: "connection refused", Remedy: "try again"}}
+	case api.Failed:
+		o.Kept, o.Error = -1, "the tracer was lost"
+	}
+	return o
 }
 
 // gone is the refusals of a build that lacks exports.

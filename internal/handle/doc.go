@@ -2,9 +2,11 @@
 // pipes, sockets, epoll instances and what is registered in them, timers and the
 // rest, and who else has the same open file.
 //
-// It only looks, through /proc, kcmp(2) and sock_diag(7): the program is not
-// stopped, and no descriptor of it is taken over, as a second holder of a socket
-// or pipe would put off the end that its peer waits for.
+// Redirect binds a descriptor to something else (redirect.go and the files that
+// begin with its name; docs/ARCHITECTURE.md tells how). All else only looks, through
+// /proc, kcmp(2) and sock_diag(7): the program is not stopped, and no descriptor of
+// it is taken over, as a second holder of a socket or pipe would put off the end
+// that its peer waits for.
 //
 // The program goes on meanwhile, so a descriptor may be closed, or be another one,
 // between two questions about it. What is told of one is therefore of one open

@@ -90,6 +90,33 @@ func (d *Directory) OpenInRoot(name string, flags int) (*os.File, error) {
 	return os.NewFile(uintptr(fd), name), nil
 }
 
+// CreateInRoot is OpenInRoot that makes a regular file with these permissions,
+// less those of the umask, where there is none; the last name may be no symbolic
+// link that leads nowhere.
+func (d *Directory) CreateInRoot(name string, flags int, permissions uint32) (*os.File, error) {
+	how := unix.OpenHow{
+		Flags:   uint64(flags | unix.O_CLOEXEC | unix.O_CREAT),
+		Mode:    uint64(permissions),
+		Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
+	}
+	fd, err := retry(func() (int, error) { return unix.Openat2(d.fd, name, &how) })
+	if errors.Is(err, unix.ENOSYS) {
+		err = notSupported("openat2", "resolves paths as another process sees them", Version{Major: 5, Minor: 6})
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open %s in %s: %w", name, d.path, err)
+	}
+	return os.NewFile(uintptr(fd), name), nil
+}
+
+// RemoveIn removes a name of an open directory; no directory.
+func RemoveIn(folder *os.File, name string) error {
+	if err := unix.Unlinkat(int(folder.Fd()), name, 0); err != nil {
+		return fmt.Errorf("remove %s in %s: %w", name, folder.Name(), err)
+	}
+	return nil
+}
+
 // ReadFile appends all of the file name to buf[:0], growing it where it must,
 // and returns it: nothing is allocated where buf is large enough. Files of
 // /proc have no size to ask for beforehand.

@@ -367,7 +367,8 @@ func (p *Process) leftCalls() ([]tracee.Call, error) {
 	return append(calls, open...), err
 }
 
-// openCalls are the calls that close what vOS has opened in the process.
+// openCalls are the calls that close what a replacement has opened in the process;
+// vOS may have opened other things there.
 func (p *Process) openCalls() ([]tracee.Call, error) {
 	descriptors, err := p.Descriptors()
 	if err != nil {
@@ -375,7 +376,7 @@ func (p *Process) openCalls() ([]tracee.Call, error) {
 	}
 	var calls []tracee.Call
 	for fd, link := range descriptors {
-		if strings.HasPrefix(link, memfd+ownPrefix) {
+		if strings.HasPrefix(link, memfd+stagedPrefix) || strings.HasPrefix(link, memfd+vin.Name) {
 			calls = append(calls, tracee.Call{Number: syscall.SYS_CLOSE, Args: [6]uint64{uint64(fd)}})
 		}
 	}

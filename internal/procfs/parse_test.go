@@ -80,6 +80,7 @@ func TestParseStatus(t *testing.T) {
 	want := Status{
 		Name: "a\nTgid:\\t1\\b", State: 't', TGID: 4711, PID: 4712, PPID: 1, TracerPID: 99,
 		UIDs: IDs{1000, 1001, 1002, 1003}, GIDs: IDs{100, 101, 102, 103}, NSPIDs: []int{4712, 8, 1},
+		Slots:   64,
 		Threads: 64, QueuedSignals: 3, QueueLimit: 15442,
 		Pending: 1, SharedPending: 1 << 63, Blocked: 1 << 16, Ignored: 1 << 12, Caught: 0x1800004ec,
 		CapEffective: 0x1ffffffffff, NoNewPrivs: true, Seccomp: SeccompFilter, SeccompFilters: 3,

@@ -5,6 +5,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path"
 	"strings"
 	"syscall"
 
@@ -110,6 +111,40 @@ func (r *Root) Open(name string) (fs.File, error) {
 		return dir, nil
 	}
 	return nil, failed(ErrNoFile)
+}
+
+// OpenFile opens a name with flags of open(2), whatever it is: the caller asks not
+// to wait (O_NONBLOCK), and looks at what it got.
+func (r *Root) OpenFile(name string, flags int) (*os.File, error) {
+	return r.dir.OpenInRoot(name, flags)
+}
+
+// Create makes a regular file where there is none of that name (O_EXCL), and opens
+// it, likewise.
+func (r *Root) Create(name string, flags int, permissions uint32) (*os.File, error) {
+	return r.dir.CreateInRoot(name, flags|syscall.O_EXCL, permissions)
+}
+
+// Remove removes a file that Create has made, unless another one has its name now.
+func (r *Root) Remove(name string, file *os.File) error {
+	now, err := r.OpenFile(name, kernel.PathOnly|syscall.O_NOFOLLOW)
+	if err != nil {
+		return err
+	}
+	defer now.Close()
+	own, err := kernel.StatFile(file)
+	if err != nil {
+		return err
+	}
+	if other, err := kernel.StatFile(now); err != nil || other.Inode != own.Inode || other.Device != own.Device {
+		return err
+	}
+	folder, err := r.OpenFile(path.Dir(name), kernel.PathOnly|syscall.O_DIRECTORY)
+	if err != nil {
+		return err
+	}
+	defer folder.Close()
+	return kernel.RemoveIn(folder, path.Base(name))
 }
 
 // A rootFile is read no further than its size was.

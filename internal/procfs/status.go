@@ -36,6 +36,8 @@ type Status struct {
 	PPID           int
 	TracerPID      int // 0 where nobody traces it
 	UIDs, GIDs     IDs
+	Groups         []int // supplementary
+	Slots          int   // FDSize: room in the descriptor table, as it is allocated
 	NSPIDs         []int // its ids from the reader's pid namespace inwards
 	Threads        int
 	QueuedSignals  uint64 // SigQ: queued for its user, and how many may be
@@ -123,6 +125,12 @@ func ParseStatus(text []byte) (Status, error) {
 			s.QueuedSignals = n.unsigned(10)
 		case "SigPnd":
 			s.Pending = SignalSet(n.unsigned(16))
+		case "FDSize":
+			s.Slots = int(n.signed())
+		case "Groups":
+			for range strings.Fields(string(value)) {
+				s.Groups = append(s.Groups, int(n.signed()))
+			}
 		case "ShdPnd":
 			s.SharedPending = SignalSet(n.unsigned(16))
 		case "SigBlk":

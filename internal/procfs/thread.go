@@ -1,6 +1,10 @@
 package procfs
 
-import "strconv"
+import (
+	"bytes"
+	"fmt"
+	"strconv"
+)
 
 // HasThread reports whether a thread of this id belongs to the process, a
 // zombie included.
@@ -18,4 +22,53 @@ func (p *Process) ThreadCount() (int, error) {
 		return 0, p.failed("count threads of", err)
 	}
 	return int(st.Links) - 2, nil
+}
+
+// Children returns the ids of the processes that threads of this one have started
+// and not reaped yet: /proc/PID/task/TID/children of all of them.
+func (p *Process) Children() ([]int, error) {
+	tids, err := p.Threads()
+	if err != nil {
+		return nil, err
+	}
+	var pids []int
+	for _, tid := range tids {
+		err := p.read("task/"+strconv.Itoa(tid)+"/children", func(text []byte) error {
+			for field := range bytes.FieldsSeq(text) {
+				pid, err := strconv.Atoi(string(field))
+				if err != nil {
+					return err
+				}
+				pids = append(pids, pid)
+			}
+			return nil
+		})
+		if err != nil && p.HasThread(tid) {
+			return nil, err
+		}
+	}
+	return pids, nil
+}
+
+// DescriptorLimit returns how many descriptors the process may have open: the soft
+// limit of /proc/PID/limits, RLIMIT_NOFILE.
+func (p *Process) DescriptorLimit() (limit int, err error) {
+	err = p.read("limits", func(text []byte) error {
+		for line := range bytes.Lines(text) {
+			rest, found := bytes.CutPrefix(line, []byte("Max open files"))
+			if !found {
+				continue
+			}
+			fields := bytes.Fields(rest)
+			if len(fields) == 0 {
+				break
+			}
+			if limit, err = strconv.Atoi(string(fields[0])); err != nil {
+				return err
+			}
+			return nil
+		}
+		return fmt.Errorf("no line of open files")
+	})
+	return limit, err
 }

@@ -47,6 +47,7 @@ var sections = []section{
 	{"tracee", "Programs", "The program can't be stopped, or nothing can be run inside it, without a trace."},
 	{"module", "Modules", "A module that runs can't be compared with its file, changed or replaced."},
 	{"module/match", "Builds", "Another build of a library can't take over with the data of the one that runs, as far as files tell. `vos replace --debug-file` lets structures be compared by name, which proves more."},
+	{"handle", "Descriptors", "A descriptor can't be bound to something else by `vos redirect` without the program noticing."},
 	{"vex", "Requests", "One of several can't be done without the others."},
 }
 

@@ -22,6 +22,7 @@ var builds = map[string]Build{
 	"seccomp":    c("seccomp.c"),
 	"rseq":       c("rseq.c"),
 	"coroutine":  c("coroutine.c"),
+	"redirect":   c("redirect.c"),
 	"sleepers":   c("sleepers.c"),
 	"plain":      c("plain.c", "-fPIE", "-pie"),
 	"nopie":      c("plain.c", "-fno-pie", "-no-pie"),

@@ -96,7 +96,9 @@ func (s *Session) stopLender(tid int) (*thread, error) {
 }
 
 // lender returns the id of the thread to borrow: the main thread, as the scratch
-// memory is the far end of its stack, or any other where that one has ended.
+// memory is the far end of its stack, or any other where that one has ended. Where
+// all are stopped, another one where the main thread can't make several calls by
+// itself.
 func (s *Session) lender() (int, error) {
 	state, err := s.settledState(s.process.PID())
 	if err != nil {
@@ -107,6 +109,13 @@ func (s *Session) lender() (int, error) {
 		return 0, uninterruptible(s.process.PID(), s.process.PID())
 	case 'Z', 'X':
 	default:
+		if main := s.threads[s.process.PID()]; main != nil && main.stopped && restartBlocked(&main.regs) {
+			for tid, t := range s.threads {
+				if t.stopped && !restartBlocked(&t.regs) && t.regs.CS == userCodeSegment {
+					return tid, nil
+				}
+			}
+		}
 		return s.process.PID(), nil
 	}
 	tids, err := s.process.Threads()

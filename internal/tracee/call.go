@@ -1,6 +1,7 @@
 package tracee
 
 import (
+	"errors"
 	"fmt"
 	"syscall"
 
@@ -49,7 +50,7 @@ func (s *Session) Run(calls []Call) ([]uint64, error) {
 			return nil, err
 		}
 	}
-	chained := s.gadgets.Complete() && b.signal != 0 && !b.restartBlocked() && s.checkSeccomp(b, b.done()) == nil
+	chained := s.chained()
 	results := make([]uint64, 0, len(calls))
 	for len(calls) > 0 {
 		n := min(len(calls), maxChain)
@@ -66,11 +67,51 @@ func (s *Session) Run(calls []Call) ([]uint64, error) {
 	return results, nil
 }
 
+// RunAtOnce is Run for calls that are all made, whatever becomes of the tracer:
+// up to MaxAtOnce of them, in a thread that needs no stop between two. Where there
+// is none it returns ErrNotAtOnce, and has made no call.
+func (s *Session) RunAtOnce(calls []Call) ([]uint64, error) {
+	if s.borrowed == nil {
+		return nil, errThreadLost
+	}
+	if len(calls) > 1 && (len(calls) > MaxAtOnce || !s.chained()) {
+		return nil, ErrNotAtOnce
+	}
+	return s.Run(calls)
+}
+
+// AtOnce returns ErrNotAtOnce where RunAtOnce would.
+func (s *Session) AtOnce() error {
+	if s.borrowed == nil {
+		return errThreadLost
+	}
+	if !s.chained() {
+		return ErrNotAtOnce
+	}
+	return nil
+}
+
+// MaxAtOnce is how many calls RunAtOnce makes.
+const MaxAtOnce = maxChain
+
+// ErrNotAtOnce is that a thread can't make several calls by itself: it is to go on
+// with a call that knows the time that is left (nanosleep, poll), and no other
+// thread is stopped, or the program listens to all signals or forbids tgkill.
+var ErrNotAtOnce = errors.New("no thread can make several system calls at once")
+
+// chained reports whether the borrowed thread makes several calls by itself.
+func (s *Session) chained() bool {
+	b := s.borrowed
+	return s.gadgets.Complete() && b.signal != 0 && !b.restartBlocked() && s.checkSeccomp(b, b.done()) == nil
+}
+
 // restartBlocked reports whether the thread is to go on with a system call by
 // restart_syscall, which knows the time that is left. An rt_sigreturn makes the
 // kernel forget it, so there may be none as long as the tracer lives.
-func (b *borrowed) restartBlocked() bool {
-	return int64(b.regs.OrigRAX) >= 0 && -int64(b.regs.RAX) == restartBlock
+func (b *borrowed) restartBlocked() bool { return restartBlocked(&b.regs) }
+
+func restartBlocked(regs *kernel.Registers) bool {
+	return int64(regs.OrigRAX) >= 0 && -int64(regs.RAX) == restartBlock
 }
 
 // done is the call by which the thread tells the tracer that it is done.

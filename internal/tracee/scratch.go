@@ -71,6 +71,9 @@ func (s *Session) place(a scratch, t *thread, length uint64) (uint64, error) {
 			return 0, &unfinished{area: Range{a.start, a.start + need}, at: at, length: length}
 		}
 	}
+	if main := s.threads[s.process.PID()]; main != nil && main.stopped {
+		t = main // whichever is borrowed
+	}
 	farAbove := t.tid == s.process.PID() && t.regs.RSP < a.end && t.regs.RSP >= a.start+need+deadDistance
 	if len(touched) == 0 || farAbove {
 		return at, nil
