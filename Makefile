@@ -13,7 +13,7 @@ PURE      = $(filter-out $(shell $(GO) list $(LIVE)),$(shell $(GO) list ./...))
 
 export CGO_ENABLED = 0
 
-.PHONY: all build deps lint test test-pure test-live soak bench corpus refusals fuzz demo man install clean
+.PHONY: all build deps lint test test-pure test-live soak bench corpus menu-picture refusals fuzz demo man install clean
 
 all: build
 
@@ -44,6 +44,9 @@ bench: deps build ## the figures: medians, spread, and the floor in the same run
 
 corpus: ## builds of Debian packages matched in pairs, into docs/corpus.md
 	$(GO) run ./internal/module/match/corpus -out docs/corpus.md
+
+menu-picture: build ## the menu of vos attach --menu in a real program, into docs/menu.png
+	$(GO) test ./internal/live -count 1 -run 'TestMenu$$/galculator' -args -menu-picture $(CURDIR)/docs/menu.png
 
 refusals: ## every reason for which vOS will not do something, into docs/refusals.md
 	$(GO) run ./internal/refusals -out docs/refusals.md

@@ -31,6 +31,10 @@ type Executive interface {
 	Replace(ctx context.Context, r ReplaceRequest, emit func(Operation) error) error
 	// Rollback emits one Operation a process and module, likewise.
 	Rollback(ctx context.Context, r RollbackRequest, emit func(Operation) error) error
+	// Menu emits one Menu a process.
+	Menu(ctx context.Context, r MenuRequest, emit func(Menu) error) error
+	// Control emits one Control a process.
+	Control(ctx context.Context, r ControlRequest, emit func(Control) error) error
 	// Outdated emits one Currency a process, also of those that are up to date.
 	Outdated(ctx context.Context, r OutdatedRequest, emit func(Currency) error) error
 	// Handles emits one Holdings a process.

@@ -24,6 +24,8 @@ type fake struct {
 	holdings      []api.Holdings
 	functions     []api.FunctionHandles
 	redirections  []api.Redirection
+	menus         []api.Menu
+	controls      []api.Control
 	err           error
 	interrupt     bool          // interrupts itself after emitting, and waits
 	hang          bool          // waits for the context after emitting
@@ -67,6 +69,14 @@ func (f fake) Replace(ctx context.Context, r api.ReplaceRequest, emit func(api.O
 func (f fake) Rollback(ctx context.Context, r api.RollbackRequest, emit func(api.Operation) error) error {
 	f.tell(r.Progress)
 	return play(ctx, f, r, takenOver(f.operations, api.RolledBack), emit)
+}
+
+func (f fake) Menu(ctx context.Context, r api.MenuRequest, emit func(api.Menu) error) error {
+	return play(ctx, f, r, f.menus, emit)
+}
+
+func (f fake) Control(ctx context.Context, r api.ControlRequest, emit func(api.Control) error) error {
+	return play(ctx, f, r, f.controls, emit)
 }
 
 func (f fake) Outdated(ctx context.Context, r api.OutdatedRequest, emit func(api.Currency) error) error {
@@ -218,6 +228,20 @@ var (
 
 var fakes = map[string]fake{
 	"nothing": {},
+	"menu": {menus: []api.Menu{
+		{PID: 4000, Program: "galculator", Outcome: api.Added, MenuBars: 2, Changed: 1, Mapped: "0x7f0000000000-0x7f0000002000", TotalUS: 31_000},
+		{PID: 4001, Program: "galculator", Outcome: api.Clean, MenuBars: 1, Mapped: "0x7f0000000000-0x7f0000002000", TotalUS: 9000},
+	}},
+	"menu-planned":  {menus: []api.Menu{{PID: 4000, Program: "galculator", Outcome: api.Planned, Steps: []string{"map 8192 bytes", "let the main loop add an item"}}}},
+	"menu-kept":     {menus: []api.Menu{{PID: 4000, Program: "galculator", Outcome: api.Removed, MenuBars: 1, Changed: 1, Mapped: "0x7f0000000000-0x7f0000002000", Residual: []string{"0x7f0000000000-0x7f0000002000 /memfd:vos-menu, 8192 bytes: a thread is within it"}}}},
+	"menu-refused":  {menus: []api.Menu{{PID: 4000, Program: "editor", Outcome: api.Refused, Refusals: []api.Refusal{{Code: "toolkit_unserved", Subject: "process 4000", Detail: "its toolkit is Qt 6", Remedy: "use vos ctl"}}}}},
+	"menu-failed":   {menus: []api.Menu{{PID: 4000, Program: "editor", Outcome: api.Failed, Error: "read the state: input/output error"}}},
+	"asked":         {controls: []api.Control{{PID: 4000, Program: "galculator", Verb: api.VerbStatus, Outcome: api.Done, Lines: []string{"galculator (4000) has run for 2h.", "No module is corrupted."}}}},
+	"asked-corrupt": {controls: []api.Control{{PID: 4000, Program: "galculator", Verb: api.VerbVerify, Outcome: api.Corrupt, Lines: []string{"1 module differs."}}}},
+	"asked-refused": {controls: []api.Control{{PID: 4000, Program: "galculator", Verb: api.VerbRefresh, Outcome: api.Refused, Lines: []string{"Not refreshed: libfoo.so."}, Refusals: []api.Refusal{tls}}}},
+	"asked-failed":  {controls: []api.Control{{PID: 4000, Program: "galculator", Verb: api.VerbRefresh, Outcome: api.Failed, Lines: []string{"Failed: libz.so.1."}, Error: "libz.so.1 (stop thread: timed out)"}}},
+	"shown":         {controls: []api.Control{{PID: 4000, Program: "galculator", Verb: api.VerbStatus, Outcome: api.Done, Lines: []string{"fine"}, Shown: true}}},
+	"unshown":       {controls: []api.Control{{PID: 4000, Program: "galculator", Verb: api.VerbStatus, Outcome: api.Done, Lines: []string{"two", "lines"}, Unshown: "it has no menu"}}},
 	"nginx": {
 		programs: []api.Program{{
 			Name: "nginx", PID: 811, AgeMS: 273_600_000, Threads: 3, PSSBytes: 12_897_485, Modules: 9, Outdated: 1, Corrupt: 1,
@@ -373,6 +397,8 @@ var fakes = map[string]fake{
 			Imports: []api.FunctionSlot{{Symbol: hostileName, Module: hostileName}}}},
 		redirections: []api.Redirection{{PID: 666, Program: hostileName, From: hostileName, To: hostileName, Outcome: api.Failed, Error: hostileName, Steps: []string{hostileName}, Residual: []string{hostileName},
 			Refusals: []api.Refusal{{Code: hostileName, Subject: hostileName, Detail: hostileName, Remedy: hostileName}}}},
+		menus:      []api.Menu{{PID: 666, Program: hostileName, Outcome: api.Failed, Mapped: hostileName, Error: hostileName, Steps: []string{hostileName}, Residual: []string{hostileName}, Refusals: []api.Refusal{{Code: hostileName, Detail: hostileName, Remedy: hostileName}}}},
+		controls:   []api.Control{{PID: 666, Program: hostileName, Outcome: api.Failed, Lines: []string{hostileName}, Unshown: hostileName, Error: hostileName}},
 		operations: []api.Operation{{PID: 666, Program: "nginx", Module: hostileName, Path: hostileName, Outcome: api.Failed, Error: hostileName, Steps: []string{hostileName}, Residual: []string{hostileName}}},
 		err:        fmt.Errorf("open %s: %w", hostileName, api.Refusal{Code: hostileName, Detail: hostileName}),
 	},

@@ -17,6 +17,7 @@ var floor = map[string]int{
 	"cmd/vos":               10,
 	"internal/cli":          9,
 	"internal/vex":          8,
+	"internal/menu":         5,
 	"internal/module":       4,
 	"internal/module/match": 2,
 	"internal/module/stage": 3,

@@ -206,6 +206,20 @@ func (p *Process) call(ctx context.Context, name string, f tracee.Function) (res
 	return result, times, nil
 }
 
+// WaitingPlace says where a thread may be borrowed for a call of a function that
+// needs locks of more than loader and allocator: only where it waits in one of
+// the system calls.
+func (p *Process) WaitingPlace(calls ...uint64) (tracee.CallPlace, error) {
+	place, err := p.callPlace()
+	place.Waits = calls
+	return place, err
+}
+
+// Session runs f with a session of the process as it was inspected.
+func (p *Process) Session(ctx context.Context, f func(*tracee.Session) error) (tracee.Times, error) {
+	return tracee.Do(ctx, p.Process, tracee.Options{Identity: p.identity}, f)
+}
+
 // Flags of dlopen, dlfcn.h and bits/dlfcn.h.
 const (
 	openLazily  = 1      // RTLD_LAZY

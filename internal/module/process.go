@@ -179,7 +179,7 @@ func (p *Process) find(v view) error {
 			}
 			continue
 		}
-		if m.Inode == 0 || m.Perms&procfs.Shared != 0 || !executable[fileOf(m)] || isVIN(m) || isInterceptor(m) {
+		if m.Inode == 0 || m.Perms&procfs.Shared != 0 || !executable[fileOf(m)] || isVIN(m) || isInterceptor(m) || isMenu(m) {
 			continue
 		}
 		f := known[fileOf(m)]

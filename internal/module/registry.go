@@ -17,10 +17,16 @@ const (
 	memfd        = "/memfd:"
 	ownPrefix    = "vos-"
 	stagedPrefix = ownPrefix + "staged-" // and the soname
+
+	// MenuName is the name of the memfd that holds the menu of package menu.
+	MenuName = ownPrefix + "menu"
 )
 
 // isVIN reports whether a mapping is of a vIN.
 func isVIN(m *procfs.Mapping) bool { return m.Inode != 0 && m.Path == memfd+vin.Name }
+
+// isMenu reports whether a mapping is of a menu.
+func isMenu(m *procfs.Mapping) bool { return m.Inode != 0 && m.Path == memfd+MenuName }
 
 // Staged reports whether the module is a build that vOS mapped beside the one
 // that the program loaded.

@@ -55,6 +55,15 @@ var meanings = map[api.Code]meaning{
 	"too_many_interceptors":   {"the program has opened and closed libraries again and again while its calls were counted", "detach, then attach again"},
 	"vin_corrupt":             {"what vOS left in the program was changed by others", "restart the program"},
 
+	"main_loop_busy":      {"the program's main loop did not come to the request within five seconds; it was withdrawn", "try again when the program answers its user"},
+	"menu_staging_failed": {"the program can't map the menu", "use vos ctl, or the other commands, from outside of the program"},
+	"menu_unknown":        {"the program has a menu that another vos put there, or that was changed by others", "use the vos that put it there, or restart the program"},
+	"no_menu":             {"the answer was to be shown by the program, which has no item of vOS", "vos attach --menu adds it"},
+	"no_menu_bar":         {"none of the program's windows has a GtkMenuBar: it has none, or header bars only", "use vos ctl, or the other commands, from outside of the program"},
+	"toolkit_incomplete":  {"the program's GTK lacks a function that is needed, or is there twice", "use vos ctl, or the other commands, from outside of the program"},
+	"toolkit_unserved":    {"the program has no toolkit, or another one than GTK 3", "use vos ctl, or the other commands, from outside of the program"},
+	"vos_not_startable":   {"the program, or its user, can't start the vos that its menu would have to", "install vos where they can: /usr/local/bin"},
+
 	"all_or_none": {"another process of the program can't be done", "see to that process, or use --partial"},
 
 	"access_mode":           {"a descriptor is open for reading or writing, and what it is to be bound to is not", "open the other for both"},

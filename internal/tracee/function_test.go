@@ -102,6 +102,53 @@ func callable(t *testing.T, env []string, args ...string) (*procfs.Process, call
 	return p, c, file
 }
 
+// TestBorrowForCallWaits borrows only threads that wait in the system calls that it
+// is told, and none that runs or waits in another.
+func TestBorrowForCallWaits(t *testing.T) {
+	p, c, _ := callable(t, nil, "8", "mixed")
+	place, err := callPlace(p, c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	borrow := func(waits ...uint64) (in uint64, err error) {
+		place.Waits = waits
+		_, err = Do(t.Context(), p, Options{}, func(s *Session) error {
+			if err := s.BorrowForCall(place); err != nil {
+				return err
+			}
+			in = s.borrowed.regs.OrigRAX
+			return nil
+		})
+		return in, err
+	}
+	tids, err := p.Threads()
+	if err != nil {
+		t.Fatal(err)
+	}
+	tried := 0
+	for _, tid := range tids {
+		call, err := p.Syscall(tid)
+		if err != nil {
+			t.Fatal(err)
+		}
+		nr := uint64(call.Number)
+		if !call.InCall || !waitsSafely(nr) {
+			continue
+		}
+		tried++
+		if in, err := borrow(nr); err != nil || in != nr {
+			t.Errorf("a thread was to wait in %d, and was in %d: %v", nr, in, err)
+		}
+	}
+	if tried == 0 {
+		t.Error("no thread waits where it can be borrowed")
+	}
+	_, err = borrow(syscall.SYS_MSGRCV) // where none waits
+	if refusals := api.Refusals(err); len(refusals) != 1 || refusals[0].Code != CodeNoSafePoint {
+		t.Errorf("nobody waits there: %v", err)
+	}
+}
+
 func TestFunctionsLeaveNoTrace(t *testing.T) {
 	for _, target := range [][]string{{"1", "spin"}, {"1", "wait"}, {"8", "wait"}, {"8", "mixed"}, {"64", "mixed"}} {
 		t.Run(target[0]+" "+target[1], func(t *testing.T) {

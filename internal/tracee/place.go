@@ -26,6 +26,9 @@ type CallPlace struct {
 	// Wrappers is the part of it that makes system calls for everybody, the C
 	// library: a thread that waits there in a call of waitsSafely may be borrowed.
 	Wrappers []Range
+	// Waits are the system calls in which it may wait there, where not all of
+	// waitsSafely will do: a thread that does not wait in one is not stopped.
+	Waits []uint64
 	// State is the address of the loader's r_debug.r_state; 0 where there is none.
 	State uint64
 	// Errno is the address of the function __errno_location, by which the
@@ -129,8 +132,9 @@ func (s *safeSearch) candidates() ([]int, error) {
 		case err != nil, call.InCall && cutShort(call):
 		case call.InCall && call.Number == sysRestartSyscall:
 			restarted = append(restarted, tid)
-		case call.InCall && waitsSafely(uint64(call.Number)):
+		case call.InCall && s.waitsIn(uint64(call.Number)):
 			waiting = append(waiting, tid)
+		case len(s.place.Waits) > 0:
 		case call.Running || call.InCall && !s.unsafe(call.ProgramPC):
 			running = append(running, tid)
 		}
@@ -211,7 +215,11 @@ func (s *safeSearch) obstacle(t *thread) (error, error) {
 	if err := s.readWords(t.regs.FSBase, self[:]); err != nil || self[0] != t.regs.FSBase {
 		return no("is none of the C library's")
 	}
-	if s.unsafe(t.regs.RIP) && !(within(s.place.Wrappers, t.regs.RIP) && s.waits(&t.regs)) {
+	switch waits := within(s.place.Wrappers, t.regs.RIP) && s.waits(&t.regs); {
+	case waits:
+	case len(s.place.Waits) > 0:
+		return no("does not wait in one of the system calls in which it may be borrowed")
+	case s.unsafe(t.regs.RIP):
 		return no("is within the loader, the allocator or the C library at %#x", t.regs.RIP)
 	}
 	if consistent, err := s.loaderConsistent(s.place.State); err != nil {
@@ -240,13 +248,18 @@ func within(ranges []Range, address uint64) bool {
 // where that is the wrapper's own.
 func (s *safeSearch) waits(regs *kernel.Registers) bool {
 	if regs.OrigRAX != sysRestartSyscall {
-		return int64(regs.OrigRAX) >= 0 && waitsSafely(regs.OrigRAX)
+		return int64(regs.OrigRAX) >= 0 && s.waitsIn(regs.OrigRAX)
 	}
 	code := make([]byte, 7) // mov $number, %eax; syscall
 	if _, err := s.memory.ReadAt(code, int64(regs.RIP)-int64(len(code))); err != nil {
 		return false
 	}
-	return code[0] == 0xb8 && bytes.HasSuffix(code, syscallBytes) && waitsSafely(uint64(binary.LittleEndian.Uint32(code[1:])))
+	return code[0] == 0xb8 && bytes.HasSuffix(code, syscallBytes) && s.waitsIn(uint64(binary.LittleEndian.Uint32(code[1:])))
+}
+
+// waitsIn reports whether a thread that waits in a system call may be borrowed.
+func (s *safeSearch) waitsIn(nr uint64) bool {
+	return waitsSafely(nr) && (len(s.place.Waits) == 0 || slices.Contains(s.place.Waits, nr))
 }
 
 // loaderConsistent reports whether no thread is changing the loader's list.
@@ -314,7 +327,7 @@ func (s *safeSearch) interruptedSafely(at uint64) bool {
 		return false
 	}
 	rax, pc := words[0], words[1]
-	if !s.unsafe(pc) {
+	if len(s.place.Waits) == 0 && !s.unsafe(pc) {
 		return true
 	}
 	code := make([]byte, 9) // mov $number, %eax; syscall, which pc is at, or behind
@@ -322,9 +335,9 @@ func (s *safeSearch) interruptedSafely(at uint64) bool {
 		return false
 	}
 	if bytes.HasSuffix(code, syscallBytes) {
-		return waitsSafely(rax) // to be made again
+		return s.waitsIn(rax) // to be made again
 	}
-	return code[0] == 0xb8 && bytes.Equal(code[5:7], syscallBytes) && waitsSafely(uint64(binary.LittleEndian.Uint32(code[1:])))
+	return code[0] == 0xb8 && bytes.Equal(code[5:7], syscallBytes) && s.waitsIn(uint64(binary.LittleEndian.Uint32(code[1:])))
 }
 
 func compareMapping(m procfs.Mapping, at uint64) int {

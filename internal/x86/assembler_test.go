@@ -61,6 +61,7 @@ var instructions = []struct {
 	{"incq 0x100(%rip)", func(a *Assembler, _, there Label) { a.IncMem(Rel(there)) }, "48 ff 05 f9 00 00 00"},
 	{"lock incq 0x8(%r11)", func(a *Assembler, _, _ Label) { a.LockInc(At(R11, 8)) }, "f0 49 ff 43 08"},
 	{"lock incq 0x100(%rip)", func(a *Assembler, _, there Label) { a.LockInc(Rel(there)) }, "f0 48 ff 05 f8 00 00 00"},
+	{"xchg %rax,0x100(%rip)", func(a *Assembler, _, there Label) { a.Xchg(Rel(there), RAX) }, "48 87 05 f9 00 00 00"},
 	{"lock xadd %rax,(%rdi)", func(a *Assembler, _, _ Label) { a.LockXadd(At(RDI, 0), RAX) }, "f0 48 0f c1 07"},
 	{"lock xadd %r9,0x100(%rip)", func(a *Assembler, _, there Label) { a.LockXadd(Rel(there), R9) }, "f0 4c 0f c1 0d f7 00 00 00"},
 	{"add %rcx,0x10(%r11)", func(a *Assembler, _, _ Label) { a.AddMem(At(R11, 16), RCX) }, "49 01 4b 10"},

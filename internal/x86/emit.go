@@ -186,6 +186,9 @@ func (a *Assembler) Test32(x, y Reg) { a.registers(0, a.number(y), x, 0x85) }
 // Rdtsc sets edx:eax to the processor's time stamp, and clears the upper halves.
 func (a *Assembler) Rdtsc() { a.Raw(0x0f, 0x31) }
 
+// Xchg exchanges r and 8 bytes of memory atomically.
+func (a *Assembler) Xchg(m Address, r Reg) { a.memory(extW, a.number(r), m, 0x87) }
+
 // Push pushes a register.
 func (a *Assembler) Push(r Reg) { a.stack(0x50, r) }
 
