@@ -11,6 +11,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/virtualizing-os/vos/internal/kernel"
 	"github.com/virtualizing-os/vos/internal/procfs"
 )
 
@@ -205,5 +206,30 @@ func TestDescriptorsThatChange(t *testing.T) {
 		if !slices.ContainsFunc(all, func(h Handle) bool { return h.FD == fd }) {
 			t.Errorf("descriptor %d is not listed", fd)
 		}
+	}
+}
+
+// A thread may have a table of its own.
+func TestApart(t *testing.T) {
+	p := open(t)
+	if apart, err := Apart(p); len(apart) != 0 || err != nil {
+		t.Fatalf("before: %v, %v", apart, err)
+	}
+	tid, end := make(chan int), make(chan bool)
+	done := make(chan bool)
+	go func() {
+		defer close(done)
+		kernel.OnOwnThread(func() {
+			if err := syscall.Unshare(syscall.CLONE_FILES); err != nil {
+				t.Error(err)
+			}
+			tid <- kernel.ThreadID()
+			<-end
+		})
+	}()
+	defer func() { close(end); <-done }()
+	want := <-tid
+	if apart, err := Apart(p); !slices.Equal(apart, []int{want}) || err != nil {
+		t.Errorf("%v, %v; want %d", apart, err, want)
 	}
 }

@@ -11,7 +11,8 @@ import (
 
 // SameDescription reports whether two descriptors lead to one open file
 // description: with one offset and one set of status flags. It needs the right to
-// trace both processes; a descriptor that is not open wraps ErrClosed.
+// trace both processes; a descriptor that is not open wraps ErrClosed. Of a process
+// whose main thread has ended the id of a living one must be given.
 func SameDescription(pidA, fdA, pidB, fdB int) (bool, error) {
 	order, err := kernel.CompareFiles(pidA, fdA, pidB, fdB)
 	if err != nil {
@@ -43,16 +44,20 @@ func Registered(pid, epoll, fd int) (bool, error) {
 // unshare(2) or clone(2) without CLONE_FILES: what the process's numbers mean does
 // not hold for them.
 func Apart(p *procfs.Process) ([]int, error) {
+	main, err := p.LivingThread()
+	if err != nil {
+		return nil, err
+	}
 	tids, err := p.Threads()
 	if err != nil {
 		return nil, err
 	}
 	var apart []int
 	for _, tid := range tids {
-		if tid == p.PID() {
+		if stat, err := p.ThreadStat(tid); tid == main || err != nil || stat.Zombie() {
 			continue
 		}
-		order, err := kernel.CompareTables(p.PID(), tid)
+		order, err := kernel.CompareTables(main, tid)
 		switch {
 		case errors.Is(err, syscall.ESRCH): // it has ended
 		case err != nil:

@@ -25,7 +25,7 @@ func (s *Survey) findSharers(handles []Handle) error {
 		if len(others) == 0 || len(others) == 1 && others[0].PID == own[0].PID && others[0].FD == own[0].FD {
 			continue
 		}
-		if err := share(own, others); err != nil {
+		if err := s.share(own, others); err != nil {
 			return err
 		}
 	}
@@ -35,10 +35,10 @@ func (s *Survey) findSharers(handles []Handle) error {
 // share gives each of own, which have one link, those of others that have its
 // description. Descriptors that are closed meanwhile have no order: they are left
 // out.
-func share(own []*Handle, others []Holder) error {
+func (s *Survey) share(own []*Handle, others []Holder) error {
 	var sorted []*Handle
 	for _, h := range own {
-		at, _, err := place(&sorted, h.PID, h.FD)
+		at, _, err := s.place(&sorted, h.PID, h.FD)
 		if leftOut(err) {
 			continue
 		}
@@ -48,7 +48,7 @@ func share(own []*Handle, others []Holder) error {
 		sorted = slices.Insert(sorted, at, h)
 	}
 	for _, o := range others {
-		at, same, err := place(&sorted, o.PID, o.FD)
+		at, same, err := s.place(&sorted, o.PID, o.FD)
 		if err != nil && !leftOut(err) {
 			return err
 		}
@@ -59,7 +59,7 @@ func share(own []*Handle, others []Holder) error {
 			if h.PID == o.PID && h.FD == o.FD {
 				continue
 			}
-			if same, err := SameDescription(h.PID, h.FD, o.PID, o.FD); err != nil || !same {
+			if order, err := s.compare(h.PID, h.FD, o.PID, o.FD); err != nil || order != 0 {
 				break
 			}
 			// What a number led to when it was listed may have been another.
@@ -84,7 +84,7 @@ func leadsTo(pid, fd int, link string) bool {
 // place returns where a descriptor belongs among handles in the order of kcmp, and
 // whether one of the same description is there. Handles that are found to be closed
 // are taken out.
-func place(sorted *[]*Handle, pid, fd int) (at int, same bool, err error) {
+func (s *Survey) place(sorted *[]*Handle, pid, fd int) (at int, same bool, err error) {
 	for {
 		var failed *Handle
 		at = sort.Search(len(*sorted), func(i int) bool {
@@ -93,7 +93,7 @@ func place(sorted *[]*Handle, pid, fd int) (at int, same bool, err error) {
 			}
 			h := (*sorted)[i]
 			var order int
-			if order, err = kernel.CompareFiles(h.PID, h.FD, pid, fd); err != nil {
+			if order, err = s.compare(h.PID, h.FD, pid, fd); err != nil {
 				failed = h
 				return true
 			}
@@ -103,12 +103,23 @@ func place(sorted *[]*Handle, pid, fd int) (at int, same bool, err error) {
 		if failed == nil {
 			return at, same, nil
 		}
-		if _, closed := SameDescription(failed.PID, failed.FD, failed.PID, failed.FD); closed == nil {
+		if _, closed := s.compare(failed.PID, failed.FD, failed.PID, failed.FD); closed == nil {
 			return at, false, err
 		}
 		*sorted = slices.DeleteFunc(*sorted, func(h *Handle) bool { return h == failed })
 		same = false
 	}
+}
+
+// compare compares descriptors of two processes, see kernel.CompareFiles.
+func (s *Survey) compare(p, a, q, b int) (int, error) {
+	thread := func(pid int) int {
+		if tid, ok := s.threads[pid]; ok {
+			return tid
+		}
+		return pid
+	}
+	return kernel.CompareFiles(thread(p), a, thread(q), b)
 }
 
 // leftOut reports whether two descriptors could not be compared because one is

@@ -27,6 +27,9 @@ type Survey struct {
 	// holders are the descriptors of all processes by what their links say, by
 	// ascending process and number.
 	holders map[string][]Holder
+	// threads stand for processes in kcmp: that of the process's id, but where it has
+	// ended before the others.
+	threads map[int]int
 	unseen  int // processes whose descriptors may not be looked at
 
 	tables map[uint64]*socketTable // by network namespace
@@ -83,7 +86,7 @@ func (s *Survey) findHolders(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.holders = map[string][]Holder{}
+	s.holders, s.threads = map[string][]Holder{}, map[int]int{}
 	for _, pid := range pids {
 		if pid == os.Getpid() {
 			continue // what vos shares with a program that has its terminal tells nothing
@@ -118,6 +121,11 @@ func (s *Survey) addProcess(pid int) {
 	name := ""
 	if stat, err := p.Stat(); err == nil {
 		name = stat.Command
+		if stat.Zombie() {
+			if tid, err := p.LivingThread(); err == nil {
+				s.threads[pid] = tid
+			}
+		}
 	}
 	for _, fd := range slices.Sorted(maps.Keys(descriptors)) {
 		link := descriptors[fd]

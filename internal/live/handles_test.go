@@ -255,6 +255,49 @@ print("ready", flush=True); sys.stdin.read()`
 	})
 }
 
+// TestHandlesOfALeaderThatEnded looks at a process of which only other threads are
+// left: the folder of the first one's descriptors is empty.
+func TestHandlesOfALeaderThatEnded(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "log")
+	s, _ := start(t, testbed.FixtureOptions{}, testProgram(t, "handles_leader"), path)
+	await(t, "the end of the first thread", func() bool {
+		stat, err := os.ReadFile("/proc/" + s.target() + "/stat")
+		return err == nil && strings.Contains(string(stat), ") Z ")
+	})
+	h := handleOf(t, handles(t, vos(t, "handles", s.target(), "--json").expect(t, 0)), s.pid, 7)
+	if h.Path != path || !slices.Contains(h.Flags, "O_APPEND") ||
+		len(h.Shared) != 1 || h.Shared[0].PID != s.pid {
+		t.Errorf("%+v", h)
+	}
+	s.works(t)
+}
+
+// TestHandlesOnAnOverlay looks at files of a container's root: their numbers in
+// fdinfo need not be those that stat(2) tells.
+func TestHandlesOnAnOverlay(t *testing.T) {
+	const server = `import os, sys
+a = os.open("/etc/passwd", os.O_RDONLY); b = os.open("/etc/passwd", os.O_RDWR | os.O_APPEND); c = os.open("/new", os.O_RDWR | os.O_CREAT)
+d = os.open("/etc", os.O_RDONLY); os.unlink("/new"); os.lseek(b, 17, 0)
+print("ready", flush=True); sys.stdin.read()`
+	f := testbed.Run(t, testbed.FixtureOptions{Mute: true, Wrap: func(own []string) []string {
+		return append([]string{"unshare", "--mount", "sh", "-ec",
+			`mount -t tmpfs layers "$0"; mkdir "$0"/upper "$0"/work "$0"/root "$0"/lower
+			mount -t overlay overlay -o lowerdir=/,upperdir="$0"/upper,workdir="$0"/work "$0"/root
+			mount -t proc proc "$0"/root/proc; exec chroot "$0"/root "$@"`, publicFolder(t)}, own...)
+	}}, "/usr/bin/python3", "-I", "-c", server)
+	var got []string
+	for _, h := range handles(t, vos(t, "handles", strconv.Itoa(f.Pid()), "--kind", "file,directory", "--json").expect(t, 0)) {
+		if strings.HasPrefix(h.Path, "/etc") || h.Path == "/new" {
+			got = append(got, fmt.Sprintf("%s %s %s %d %v", h.Kind, h.Path, h.Access, h.Offset, h.Deleted))
+		}
+	}
+	want := []string{"file /etc/passwd read 0 false", "file /etc/passwd read_write 17 false", "file /new read_write 0 true", "directory /etc read 0 false"}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+	checkFree(t, f.Pid())
+}
+
 // TestHandlesThatChange lists a program that opens and closes thousands of
 // descriptors a second: there is never an error, none that was not there, and none
 // missing of those that stay.

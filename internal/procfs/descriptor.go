@@ -117,23 +117,13 @@ func (p *Process) hasDescriptors() error {
 // Descriptors returns what the open descriptors of the process lead to, as
 // readlink(2) tells it: "/path", "socket:[123]", "/memfd:name (deleted)".
 func (p *Process) Descriptors() (map[int]string, error) {
-	const verb = "list the descriptors of"
-	folder, err := p.openMemoryFile("fd", syscall.O_RDONLY|syscall.O_DIRECTORY)
+	numbers, err := p.DescriptorNumbers()
 	if err != nil {
-		return nil, p.failed(verb, err)
+		return nil, err
 	}
-	defer folder.Close()
-	names, err := folder.Readdirnames(-1)
-	if err != nil {
-		return nil, p.failed(verb, err)
-	}
-	all := make(map[int]string, len(names))
-	for _, name := range names {
-		fd, err := strconv.Atoi(name)
-		if err != nil {
-			continue
-		}
-		link, err := p.readSharedLink("fd/" + name)
+	all := make(map[int]string, len(numbers))
+	for _, fd := range numbers {
+		link, err := p.readSharedLink("fd/" + strconv.Itoa(fd))
 		if err != nil {
 			continue // closed meanwhile
 		}

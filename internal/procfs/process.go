@@ -172,14 +172,8 @@ func (p *Process) anyThread(name string, try func(name string) error) error {
 	if stat, statErr := p.Stat(); statErr != nil || !stat.Zombie() {
 		return err
 	}
-	tids, listErr := p.Threads()
-	if listErr != nil {
-		return err
-	}
-	for _, tid := range tids {
-		if thread, statErr := p.ThreadStat(tid); statErr == nil && !thread.Zombie() {
-			return try("task/" + strconv.Itoa(tid) + "/" + name)
-		}
+	if tid, threadErr := p.LivingThread(); threadErr == nil {
+		return try("task/" + strconv.Itoa(tid) + "/" + name)
 	}
 	return err
 }

@@ -72,3 +72,25 @@ func (p *Process) DescriptorLimit() (limit int, err error) {
 	})
 	return limit, err
 }
+
+// LivingThread returns a thread that stands for the process: the main thread, or,
+// where that has ended before the others, one of these.
+func (p *Process) LivingThread() (int, error) {
+	stat, err := p.Stat()
+	if err != nil {
+		return 0, err
+	}
+	if !stat.Zombie() {
+		return p.pid, nil
+	}
+	tids, err := p.Threads()
+	if err != nil {
+		return 0, err
+	}
+	for _, tid := range tids {
+		if thread, err := p.ThreadStat(tid); err == nil && !thread.Zombie() {
+			return tid, nil
+		}
+	}
+	return 0, p.failed("find a thread of", ErrGone)
+}
