@@ -35,6 +35,10 @@ type Executive interface {
 	Menu(ctx context.Context, r MenuRequest, emit func(Menu) error) error
 	// Control emits one Control a process.
 	Control(ctx context.Context, r ControlRequest, emit func(Control) error) error
+	// Attach emits one Interception a process.
+	Attach(ctx context.Context, r AttachRequest, emit func(Interception) error) error
+	// Detach emits one Interception a process.
+	Detach(ctx context.Context, r DetachRequest, emit func(Interception) error) error
 	// Outdated emits one Currency a process, also of those that are up to date.
 	Outdated(ctx context.Context, r OutdatedRequest, emit func(Currency) error) error
 	// Handles emits one Holdings a process.

@@ -26,6 +26,7 @@ type fake struct {
 	redirections  []api.Redirection
 	menus         []api.Menu
 	controls      []api.Control
+	interceptions []api.Interception
 	err           error
 	interrupt     bool          // interrupts itself after emitting, and waits
 	hang          bool          // waits for the context after emitting
@@ -77,6 +78,14 @@ func (f fake) Menu(ctx context.Context, r api.MenuRequest, emit func(api.Menu) e
 
 func (f fake) Control(ctx context.Context, r api.ControlRequest, emit func(api.Control) error) error {
 	return play(ctx, f, r, f.controls, emit)
+}
+
+func (f fake) Attach(ctx context.Context, r api.AttachRequest, emit func(api.Interception) error) error {
+	return play(ctx, f, r, f.interceptions, emit)
+}
+
+func (f fake) Detach(ctx context.Context, r api.DetachRequest, emit func(api.Interception) error) error {
+	return play(ctx, f, r, f.interceptions, emit)
 }
 
 func (f fake) Outdated(ctx context.Context, r api.OutdatedRequest, emit func(api.Currency) error) error {
@@ -242,6 +251,18 @@ var fakes = map[string]fake{
 	"asked-failed":  {controls: []api.Control{{PID: 4000, Program: "galculator", Verb: api.VerbRefresh, Outcome: api.Failed, Lines: []string{"Failed: libz.so.1."}, Error: "libz.so.1 (stop thread: timed out)"}}},
 	"shown":         {controls: []api.Control{{PID: 4000, Program: "galculator", Verb: api.VerbStatus, Outcome: api.Done, Lines: []string{"fine"}, Shown: true}}},
 	"unshown":       {controls: []api.Control{{PID: 4000, Program: "galculator", Verb: api.VerbStatus, Outcome: api.Done, Lines: []string{"two", "lines"}, Unshown: "it has no menu"}}},
+	"attached": {interceptions: []api.Interception{
+		{PID: 811, Program: "nginx", Outcome: api.Attached, Memory: true, Modules: 8, Functions: 412, Slots: 415, Mapped: 3 << 20, PauseUS: 210, BorrowUS: 90, TotalUS: 21_000, Uncounted: notCounted},
+		{PID: 812, Program: "nginx", Outcome: api.Clean, Memory: true, Modules: 8, Functions: 412, Mapped: 3 << 20, TotalUS: 9000},
+	}},
+	"attach-planned": {interceptions: []api.Interception{{PID: 811, Program: "nginx", Outcome: api.Planned, Modules: 8, Functions: 412, Slots: 415, Mapped: 3 << 20, Steps: []string{"map the interceptor at 0x7f0000000000-0x7f0000300000 (3072 KiB): stubs for 412 functions as 8 modules call them", "lead 415 import slots to stubs"}}}},
+	"attach-refused": {interceptions: []api.Interception{
+		{PID: 811, Program: "nginx", Outcome: api.Attached, Restarted: true, Memory: true, Slots: 3, PauseUS: 100},
+		{PID: 812, Program: "nginx", Outcome: api.Refused, Refusals: []api.Refusal{{Code: "interceptor_corrupt", Subject: "nginx", Detail: "the interceptor at 0x7f0000000000: corrupt interceptor", Remedy: "restart the program"}}},
+	}},
+	"detach-refused": {interceptions: []api.Interception{{PID: 812, Program: "nginx", Outcome: api.Refused, Refusals: []api.Refusal{tls}}}},
+	"attach-failed":  {interceptions: []api.Interception{{PID: 811, Program: "nginx", Outcome: api.Failed, Error: "stop thread 813: timed out"}}},
+	"detached":       {interceptions: []api.Interception{{PID: 811, Program: "nginx", Outcome: api.Detached, Functions: 3, Mapped: 1 << 20, Slots: 415, PauseUS: 190, BorrowUS: 40, TotalUS: 8000, Residual: []string{"0x7f0000000000-0x7f0000100000: the program may have copied 3 of its addresses"}}}},
 	"nginx": {
 		programs: []api.Program{{
 			Name: "nginx", PID: 811, AgeMS: 273_600_000, Threads: 3, PSSBytes: 12_897_485, Modules: 9, Outdated: 1, Corrupt: 1,
@@ -397,8 +418,10 @@ var fakes = map[string]fake{
 			Imports: []api.FunctionSlot{{Symbol: hostileName, Module: hostileName}}}},
 		redirections: []api.Redirection{{PID: 666, Program: hostileName, From: hostileName, To: hostileName, Outcome: api.Failed, Error: hostileName, Steps: []string{hostileName}, Residual: []string{hostileName},
 			Refusals: []api.Refusal{{Code: hostileName, Subject: hostileName, Detail: hostileName, Remedy: hostileName}}}},
-		menus:      []api.Menu{{PID: 666, Program: hostileName, Outcome: api.Failed, Mapped: hostileName, Error: hostileName, Steps: []string{hostileName}, Residual: []string{hostileName}, Refusals: []api.Refusal{{Code: hostileName, Detail: hostileName, Remedy: hostileName}}}},
-		controls:   []api.Control{{PID: 666, Program: hostileName, Outcome: api.Failed, Lines: []string{hostileName}, Unshown: hostileName, Error: hostileName}},
+		menus:    []api.Menu{{PID: 666, Program: hostileName, Outcome: api.Failed, Mapped: hostileName, Error: hostileName, Steps: []string{hostileName}, Residual: []string{hostileName}, Refusals: []api.Refusal{{Code: hostileName, Detail: hostileName, Remedy: hostileName}}}},
+		controls: []api.Control{{PID: 666, Program: hostileName, Outcome: api.Failed, Lines: []string{hostileName}, Unshown: hostileName, Error: hostileName}},
+		interceptions: []api.Interception{{PID: 666, Program: hostileName, Outcome: api.Failed, Error: hostileName, Steps: []string{hostileName}, Residual: []string{hostileName},
+			Refusals: []api.Refusal{{Code: hostileName, Subject: hostileName, Detail: hostileName, Remedy: hostileName}}, Uncounted: []api.Uncounted{{Module: hostileName, Why: hostileName, Functions: []string{hostileName}}}}},
 		operations: []api.Operation{{PID: 666, Program: "nginx", Module: hostileName, Path: hostileName, Outcome: api.Failed, Error: hostileName, Steps: []string{hostileName}, Residual: []string{hostileName}}},
 		err:        fmt.Errorf("open %s: %w", hostileName, api.Refusal{Code: hostileName, Detail: hostileName}),
 	},
@@ -420,6 +443,11 @@ func redirected(pid int, outcome api.Outcome) api.Redirection {
 		o.Kept, o.Error = -1, "the tracer was lost"
 	}
 	return o
+}
+
+var notCounted = []api.Uncounted{
+	{Module: "libcrypto.so.3", Why: "its address is used as a pointer", Functions: []string{"free@GLIBC_2.2.5", "malloc@GLIBC_2.2.5"}},
+	{Module: "nginx", Why: "its address is used as a pointer", Functions: []string{"close@GLIBC_2.2.5"}},
 }
 
 // gone is the refusals of a build that lacks exports.

@@ -123,12 +123,13 @@ func (p *Process) planOld(a *Attachment) {
 			a.dead = append(a.dead, in)
 			continue
 		}
-		if a.Options.Memory != (in.Config().Allocator != intercept.Allocator{}) {
+		if a.Options.Memory != countsMemory(in) {
 			continue
 		}
 		for _, s := range in.Slots() {
 			value, err := p.readWord(s.Address)
-			if err == nil && value == s.Before {
+			// The loader may have been binding it when it was led to the stub.
+			if err == nil && (value == s.Before || value == in.Function(s.Function).Target) {
 				a.Writes = append(a.Writes, SlotWrite{s.Address, value, in.Stub(s.Function)})
 			}
 		}

@@ -21,16 +21,18 @@ type Detachment struct {
 	Unmap    []*intercept.Interceptor // what nothing leads to then
 	Stays    []string                 // and what stays, with the reason
 	Refusals []api.Refusal
+
+	leftover []procfs.PageRange // of what was interrupted
 }
 
 // Empty reports whether there is nothing to do.
 func (d *Detachment) Empty() bool {
-	return len(d.Refusals) == 0 && len(d.Writes) == 0 && len(d.Unmap) == 0
+	return len(d.Refusals) == 0 && len(d.Writes) == 0 && len(d.Unmap) == 0 && len(d.leftover) == 0
 }
 
 // PlanDetach plans to take all interceptors out of the process.
 func (p *Process) PlanDetach() (*Detachment, error) {
-	d := &Detachment{}
+	d := &Detachment{leftover: slices.Clone(p.leftover)}
 	if r := p.interceptorRefusal(); r != nil {
 		d.Refusals = append(d.Refusals, *r)
 		return d, nil

@@ -20,11 +20,19 @@ import (
 // that change it.
 func eachProcess[R any](ctx context.Context, t api.Target, lock bool,
 	work func(context.Context, *module.Process, []*module.Module) ([]R, error), emit func(R) error,
-) (err error) {
+) error {
 	processes, err := resolve(t)
 	if err != nil {
 		return err
 	}
+	return eachOf(ctx, t, processes, lock, work, emit)
+}
+
+// eachOf is eachProcess for those processes of a target that are given, which it
+// closes.
+func eachOf[R any](ctx context.Context, t api.Target, processes []*procfs.Process, lock bool,
+	work func(context.Context, *module.Process, []*module.Module) ([]R, error), emit func(R) error,
+) (err error) {
 	store := module.NewStore()
 	defer func() { err = errors.Join(err, store.Close()) }()
 
