@@ -23,6 +23,8 @@ type Menu struct {
 	MenuBars int       `json:"menu_bars"`        // that it has
 	Changed  int       `json:"changed"`          // of these, in which the item was added or removed
 	Mapped   string    `json:"mapped,omitempty"` // what the program has for it now: "0x…-0x…"
+	PauseUS  int64     `json:"pause_us"`         // all threads stopped, first stop to last resume
+	BorrowUS int64     `json:"borrow_us"`        // one thread borrowed, the others running; the longest time
 	TotalUS  int64     `json:"total_us"`
 	Steps    []string  `json:"steps,omitempty"`
 	Residual []string  `json:"residual"` // what a removal left in the program, and why

@@ -15,7 +15,9 @@ func (a *app) attachMenu(ctx context.Context, x api.Executive, r api.MenuRequest
 		column{title: "OUTCOME"},
 		column{title: "MENU BARS", right: true},
 		column{title: "CHANGED", right: true},
-		column{title: "TOTAL", right: true, spare: 1})
+		column{title: "STOPPED", right: true, spare: 1},
+		column{title: "BORROWED", right: true, spare: 2},
+		column{title: "TOTAL", right: true, spare: 3})
 	var n tally
 	err := x.Menu(ctx, r, func(m api.Menu) error {
 		where := place(m.Program, m.PID)
@@ -53,6 +55,8 @@ func (a *app) attachMenu(ctx context.Context, x api.Executive, r api.MenuRequest
 			cell{quoted(string(m.Outcome)), style},
 			text(strconv.Itoa(m.MenuBars)),
 			text(strconv.Itoa(m.Changed)),
+			text(pauseOrNone(m.PauseUS)),
+			text(pauseOrNone(m.BorrowUS)),
 			text(pauseOrNone(m.TotalUS)),
 		)
 		for _, step := range m.Steps {

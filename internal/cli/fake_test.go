@@ -238,7 +238,7 @@ var (
 var fakes = map[string]fake{
 	"nothing": {},
 	"menu": {menus: []api.Menu{
-		{PID: 4000, Program: "galculator", Outcome: api.Added, MenuBars: 2, Changed: 1, Mapped: "0x7f0000000000-0x7f0000002000", TotalUS: 31_000},
+		{PID: 4000, Program: "galculator", Outcome: api.Added, MenuBars: 2, Changed: 1, Mapped: "0x7f0000000000-0x7f0000002000", BorrowUS: 240, TotalUS: 31_000},
 		{PID: 4001, Program: "galculator", Outcome: api.Clean, MenuBars: 1, Mapped: "0x7f0000000000-0x7f0000002000", TotalUS: 9000},
 	}},
 	"menu-planned":  {menus: []api.Menu{{PID: 4000, Program: "galculator", Outcome: api.Planned, Steps: []string{"map 8192 bytes", "let the main loop add an item"}}}},

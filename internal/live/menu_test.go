@@ -61,7 +61,11 @@ func (d *desktop) shot(t *testing.T) *image.RGBA {
 func (d *desktop) steady(t *testing.T) *image.RGBA {
 	t.Helper()
 	last := d.shot(t)
+	end := time.Now().Add(20 * time.Second)
 	for same := 0; same < 3; time.Sleep(50 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("what is shown does not come to rest")
+		}
 		now := d.shot(t)
 		if same++; !bytes.Equal(now.Pix, last.Pix) {
 			same, last = 0, now

@@ -18,8 +18,9 @@ import (
 
 // A Result is how carrying out a plan went.
 type Result struct {
-	Bars    int // menu bars that the program has
-	Changed int // of these, in which the item was added or removed
+	Bars    int          // menu bars that the program has
+	Changed int          // of these, in which the item was added or removed
+	Times   tracee.Times // the longest of its sessions
 	Total   time.Duration
 
 	// Mapped is what the program has for the menu: "0x7f0000000000-0x7f0000002000",
@@ -28,11 +29,24 @@ type Result struct {
 	Residual []string // what stays in the program after a removal, and why
 }
 
+// A target is a process of which it is noted how long sessions held it up.
+type target struct {
+	*module.Process
+	worst tracee.Times
+}
+
+// Session runs f with a session of the process.
+func (t *target) Session(ctx context.Context, f func(*tracee.Session) error) error {
+	times, err := t.Process.Session(ctx, f)
+	t.worst.Pause, t.worst.Borrow = max(t.worst.Pause, times.Pause), max(t.worst.Borrow, times.Borrow)
+	return err
+}
+
 // Commit carries out a plan without refusals. The process is to be held against
 // other vos (procfs.Process.Lock) from before the plan was made.
-func (a *Plan) Commit(ctx context.Context, p *module.Process) (done Result, err error) {
-	begin := time.Now()
-	defer func() { done.Total = time.Since(begin) }()
+func (a *Plan) Commit(ctx context.Context, process *module.Process) (done Result, err error) {
+	begin, p := time.Now(), &target{Process: process}
+	defer func() { done.Total, done.Times = time.Since(begin), p.worst }()
 	if a.Empty() {
 		return done, nil
 	}
@@ -42,10 +56,10 @@ func (a *Plan) Commit(ctx context.Context, p *module.Process) (done Result, err 
 	return a.attach(ctx, p)
 }
 
-func (a *Plan) attach(ctx context.Context, p *module.Process) (done Result, err error) {
+func (a *Plan) attach(ctx context.Context, p *target) (done Result, err error) {
 	// A toolkit that the program opened must not be closed any more.
 	for soname := range wanted {
-		if library, err := findLibrary(p, soname); err != nil {
+		if library, err := findLibrary(p.Process, soname); err != nil {
 			return done, err
 		} else if library != nil {
 			if err := p.Pin(ctx, library); err != nil {
@@ -60,7 +74,7 @@ func (a *Plan) attach(ctx context.Context, p *module.Process) (done Result, err 
 			return done, err
 		}
 		if len(out.Residual) > 0 {
-			return done, unknown(p, fmt.Errorf("another menu can't be taken out: %s", out.Residual[0]))
+			return done, unknown(p.Process, fmt.Errorf("another menu can't be taken out: %s", out.Residual[0]))
 		}
 		m = nil
 	}
@@ -68,7 +82,7 @@ func (a *Plan) attach(ctx context.Context, p *module.Process) (done Result, err 
 		if err := a.stage(ctx, p); err != nil {
 			return done, err
 		}
-		if m, _, err = find(p); err != nil {
+		if m, _, err = find(p.Process); err != nil {
 			return done, err
 		}
 		if m == nil {
@@ -92,12 +106,12 @@ func (a *Plan) attach(ctx context.Context, p *module.Process) (done Result, err 
 func (m *mapped) span() string { return fmt.Sprintf("0x%x-0x%x", m.base, m.base+m.size) }
 
 // dropUnused unmaps the menu if nothing leads to it.
-func (m *mapped) dropUnused(ctx context.Context, p *module.Process) error {
+func (m *mapped) dropUnused(ctx context.Context, p *target) error {
 	_, err := m.unmap(ctx, p)
 	return err
 }
 
-func (a *Plan) remove(ctx context.Context, p *module.Process) (done Result, err error) {
+func (a *Plan) remove(ctx context.Context, p *target) (done Result, err error) {
 	if a.present != nil {
 		if done, err = takeOut(ctx, p, a.present, a.functions); err != nil {
 			return done, err
@@ -107,7 +121,7 @@ func (a *Plan) remove(ctx context.Context, p *module.Process) (done Result, err 
 	if err != nil || len(undo) == 0 {
 		return done, err
 	}
-	_, err = p.Session(ctx, func(s *tracee.Session) error {
+	err = p.Session(ctx, func(s *tracee.Session) error {
 		if err := s.Borrow(); err != nil {
 			return err
 		}
@@ -118,7 +132,7 @@ func (a *Plan) remove(ctx context.Context, p *module.Process) (done Result, err 
 }
 
 // takeOut lets the main loop destroy the items, and unmaps the menu.
-func takeOut(ctx context.Context, p *module.Process, m *mapped, functions map[string]uint64) (done Result, err error) {
+func takeOut(ctx context.Context, p *target, m *mapped, functions map[string]uint64) (done Result, err error) {
 	s, err := m.request(ctx, p, functions, requestRemove, "")
 	if err != nil {
 		return done, err
@@ -139,14 +153,14 @@ const (
 )
 
 // unmap unmaps the menu where nothing leads to it, and says why not otherwise.
-func (m *mapped) unmap(ctx context.Context, p *module.Process) (why string, err error) {
+func (m *mapped) unmap(ctx context.Context, p *target) (why string, err error) {
 	maps, err := p.Maps()
 	if err != nil {
 		return "", err
 	}
 	code := func(r tracee.Range) tracee.Range { return tracee.Range{Start: m.base + r.Start, End: m.base + r.End} }
 	for end := time.Now().Add(unmapPatience); ; time.Sleep(unmapPause) {
-		_, err = p.Session(ctx, func(s *tracee.Session) error {
+		err = p.Session(ctx, func(s *tracee.Session) error {
 			if err := s.StopAll(); err != nil {
 				return err
 			}
@@ -182,8 +196,9 @@ func (m *mapped) unmap(ctx context.Context, p *module.Process) (why string, err 
 // Show shows lines in a dialog of the program, by the menu that it has. One that
 // has none is a refusal. What is not UTF-8, or not to be printed, is replaced; what
 // does not fit into a page is left out.
-func Show(ctx context.Context, p *module.Process, lines []string) error {
-	m, _, err := find(p)
+func Show(ctx context.Context, process *module.Process, lines []string) error {
+	p := &target{Process: process}
+	m, _, err := find(p.Process)
 	if err != nil {
 		return err
 	}
@@ -192,7 +207,7 @@ func Show(ctx context.Context, p *module.Process, lines []string) error {
 	if m == nil {
 		return absent
 	}
-	functions, err := findFunctions(p)
+	functions, err := findFunctions(p.Process)
 	if err != nil {
 		return err
 	}

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/virtualizing-os/vos/internal/api"
-	"github.com/virtualizing-os/vos/internal/module"
 	"github.com/virtualizing-os/vos/internal/procfs"
 	"github.com/virtualizing-os/vos/internal/tracee"
 )
@@ -30,7 +29,7 @@ var waits = []uint64{syscall.SYS_POLL, syscall.SYS_PPOLL}
 // request lets the main loop carry out a request, and returns what it left in the
 // state page. A main loop that does not come to it in time is a refusal: then the
 // request was withdrawn.
-func (m *mapped) request(ctx context.Context, p *module.Process, functions map[string]uint64, operation uint64, shown string) (s state, err error) {
+func (m *mapped) request(ctx context.Context, p *target, functions map[string]uint64, operation uint64, shown string) (s state, err error) {
 	number, err := m.queue(ctx, p, functions, operation, shown)
 	if err != nil {
 		return s, err
@@ -60,13 +59,13 @@ func (m *mapped) request(ctx context.Context, p *module.Process, functions map[s
 
 // queue writes a request and asks the main loop to call the code with its number.
 // An error that is a refusal means that it was not asked, and nothing is written.
-func (m *mapped) queue(ctx context.Context, p *module.Process, functions map[string]uint64, operation uint64, shown string) (number uint64, err error) {
+func (m *mapped) queue(ctx context.Context, p *target, functions map[string]uint64, operation uint64, shown string) (number uint64, err error) {
 	place, err := p.WaitingPlace(waits...)
 	if err != nil {
 		return 0, err
 	}
 	var called error
-	_, err = p.Session(ctx, func(s *tracee.Session) error {
+	err = p.Session(ctx, func(s *tracee.Session) error {
 		if err := s.BorrowForCall(place); err != nil {
 			return err
 		}
@@ -125,8 +124,8 @@ func (m *mapped) await(ctx context.Context, memory *procfs.Memory, number uint64
 
 // withdraw takes a request back, with all threads stopped, or reports that the
 // main loop has taken it.
-func (m *mapped) withdraw(ctx context.Context, p *module.Process) (taken bool, err error) {
-	_, err = p.Session(ctx, func(s *tracee.Session) error {
+func (m *mapped) withdraw(ctx context.Context, p *target) (taken bool, err error) {
+	err = p.Session(ctx, func(s *tracee.Session) error {
 		if err := s.StopAll(); err != nil {
 			return err
 		}

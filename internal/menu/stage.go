@@ -22,13 +22,13 @@ const (
 
 // stage maps the planned image into the process. It takes one thread twice, for
 // some microseconds; nothing leads to what is mapped.
-func (a *Plan) stage(ctx context.Context, p *module.Process) error {
+func (a *Plan) stage(ctx context.Context, p *target) error {
 	undo, err := clearing(p, a.leftover)
 	if err != nil {
 		return err
 	}
 	var fd uint64
-	_, err = p.Session(ctx, func(s *tracee.Session) (err error) {
+	err = p.Session(ctx, func(s *tracee.Session) (err error) {
 		if err := s.Borrow(); err != nil {
 			return err
 		}
@@ -52,7 +52,7 @@ func (a *Plan) stage(ctx context.Context, p *module.Process) error {
 		err = a.fill(p, int(fd))
 	}
 	if err == nil {
-		_, err = p.Session(ctx, func(s *tracee.Session) error {
+		err = p.Session(ctx, func(s *tracee.Session) error {
 			if link, err := p.Descriptor(int(fd)); err != nil || !isMemfd(link) {
 				return errors.Join(errReused, err)
 			}
@@ -95,8 +95,8 @@ func (a *Plan) mapCalls(base, fd uint64) []tracee.Call {
 }
 
 // unstage takes out what came into the process of a menu that could not be mapped.
-func unstage(ctx context.Context, p *module.Process) error {
-	m, leftover, err := find(p)
+func unstage(ctx context.Context, p *target) error {
+	m, leftover, err := find(p.Process)
 	if err != nil {
 		return err
 	}
@@ -107,7 +107,7 @@ func unstage(ctx context.Context, p *module.Process) error {
 	if err != nil || len(undo) == 0 {
 		return err
 	}
-	_, err = p.Session(ctx, func(s *tracee.Session) error {
+	err = p.Session(ctx, func(s *tracee.Session) error {
 		if err := s.Borrow(); err != nil {
 			return err
 		}
@@ -119,8 +119,8 @@ func unstage(ctx context.Context, p *module.Process) error {
 
 // clearing are the calls that take out ranges to which nothing leads, and what is
 // left open.
-func clearing(p *module.Process, leftover []procfs.PageRange) (calls []tracee.Call, err error) {
-	open, err := leftOpen(p)
+func clearing(p *target, leftover []procfs.PageRange) (calls []tracee.Call, err error) {
+	open, err := leftOpen(p.Process)
 	for _, r := range leftover {
 		calls = append(calls, tracee.Call{Number: syscall.SYS_MUNMAP, Args: [6]uint64{r.Start, r.End - r.Start}})
 	}
@@ -135,7 +135,7 @@ var errReused = errors.New("the program has closed its descriptor meanwhile")
 func isMemfd(link string) bool { return strings.TrimSuffix(link, " (deleted)") == memfd }
 
 // fill writes the memfd from outside, while the program runs.
-func (a *Plan) fill(p *module.Process, fd int) (err error) {
+func (a *Plan) fill(p *target, fd int) (err error) {
 	file, err := p.OpenDescriptor(fd, syscall.O_RDWR)
 	if err != nil {
 		return err

@@ -55,6 +55,7 @@ func menuOf(ctx context.Context, p *module.Process, r api.MenuRequest) (api.Menu
 		return result, err
 	}
 	result.MenuBars, result.Changed, result.Mapped = done.Bars, done.Changed, done.Mapped
+	result.PauseUS, result.BorrowUS = done.Times.Pause.Microseconds(), done.Times.Borrow.Microseconds()
 	result.Residual = append(result.Residual, done.Residual...)
 	switch {
 	case r.Remove:
