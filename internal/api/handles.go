@@ -58,7 +58,13 @@ type Handle struct {
 	Offset  int64    `json:"offset"`
 	Device  string   `json:"device"` // of the file system, "254:0"
 	Inode   uint64   `json:"inode"`
-	Mine    bool     `json:"mine"` // vos itself left it behind
+	Mine    bool     `json:"mine"` // vos itself has it there
+
+	// Own tells why: record (of a redirection), kept (what was there before, for the
+	// way back), left (by a vos that was killed). RedirectedFrom is what a descriptor
+	// was bound to before a redirection, in words.
+	Own            string `json:"own,omitempty"`
+	RedirectedFrom string `json:"redirected_from,omitempty"`
 
 	Size    *int64         `json:"size,omitempty"`    // of a file or memfd, bytes
 	Special string         `json:"special,omitempty"` // which device, "1:3"

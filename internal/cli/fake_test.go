@@ -410,7 +410,7 @@ var fakes = map[string]fake{
 		currencies: []api.Currency{{PID: 666, Program: hostileName, Modules: 2, Unknown: []api.UncomparedModule{{Module: hostileName, Path: hostileName, Refusal: api.Refusal{Code: hostileName, Subject: hostileName, Detail: hostileName, Remedy: hostileName}}},
 			Outdated: []api.OutdatedModule{{PID: 666, Program: hostileName, Module: hostileName, Path: hostileName, Package: hostileName, PackageProblem: hostileName, RunningVersion: hostileName, InstalledBuildID: hostileName, Change: hostileName, Verdict: hostileName, Unit: hostileName, UserUnit: true, Container: hostileName, Refusals: []api.Refusal{{Code: hostileName, Detail: hostileName, Remedy: hostileName}}}}}},
 		holdings: []api.Holdings{{IDs: api.IDs{PID: 666, Program: hostileName}, Unread: []string{hostileName}, Handles: []api.Handle{
-			{PID: 666, Program: hostileName, Kind: "file", Name: hostileName, Path: hostileName, Access: "read", Peers: []api.HandleRef{{PID: 1, Program: hostileName}},
+			{PID: 666, Program: hostileName, Kind: "file", Name: hostileName, Path: hostileName, RedirectedFrom: hostileName, Access: "read", Peers: []api.HandleRef{{PID: 1, Program: hostileName}},
 				Shared: []api.HandleRef{{PID: 1, Program: hostileName}}, Locks: []api.Lock{{Type: hostileName, Mode: hostileName}}},
 			{PID: 666, Kind: "socket", Socket: &api.Socket{Family: hostileName, State: "listen", Local: hostileName}},
 			{PID: 666, Kind: "anonymous", Name: hostileName}}}},

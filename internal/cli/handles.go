@@ -26,10 +26,10 @@ A row is a descriptor: what it has open (a file, the addresses of a socket, what
 an epoll instance waits for …), how it was opened, the offset, PEER: who holds
 the other end of a pipe or of a connection on this machine, and SHARED: who else
 has the same open file description, by dup, fork or a unix socket, and so the
-same offset. In FLAGS r, w and rw are the access mode; * after KIND marks what
-vos itself left behind, ? a number that is registered in an epoll instance but
-has another file by now. --verbose adds locks, queues and what epoll and inotify
-instances wait for.
+same offset. In FLAGS r, w and rw are the access mode. * after KIND marks what
+vos itself has there, "was" what vos redirect has bound anew, ? a number that is
+registered in an epoll instance but has another file by now. --verbose adds
+locks, queues and what epoll and inotify instances wait for.
 
 A program opens and closes descriptors meanwhile. Each row is of one open file
 as it was at one time; descriptors that are closed before that are not listed.
@@ -147,7 +147,7 @@ func (a *app) addHandle(t *table, h api.Handle) {
 		text(quoted(h.Program)),
 		text(strconv.Itoa(h.FD)),
 		kind,
-		text(a.openText(h)),
+		text(a.openText(h)+was(h)),
 		text(flagsText(h)),
 		text(offset),
 		text(a.references(h.Peers, h.PID)),
@@ -199,6 +199,14 @@ func (a *app) openText(h api.Handle) string {
 		return s
 	}
 	return quoted(strings.TrimSuffix(h.Name, " (deleted)"))
+}
+
+// was tells what a redirected descriptor led to before.
+func was(h api.Handle) string {
+	if h.RedirectedFrom == "" {
+		return ""
+	}
+	return " (was " + quoted(h.RedirectedFrom) + ")"
 }
 
 // registered lists the descriptors of an epoll instance: in a table a few.
@@ -288,8 +296,13 @@ func (a *app) references(refs []api.HandleRef, own int) string {
 // handleNotes are the lines below a row, with --verbose.
 func handleNotes(h api.Handle) []string {
 	notes := []string{fmt.Sprintf("device %s, inode %d", h.Device, h.Inode)}
-	if h.Mine {
-		notes = append(notes, "left behind by a vos that was killed; the next replacement closes it")
+	switch h.Own {
+	case "record":
+		notes = append(notes, "the record of a redirection, which vos redirect needs for the way back")
+	case "kept":
+		notes = append(notes, "what was there before a redirection, kept for the way back")
+	case "left":
+		notes = append(notes, "left behind by a vos that was killed; the next vos replace or vos redirect closes it")
 	}
 	if s := h.Socket; s != nil && s.State != "" {
 		if s.State == "listen" {

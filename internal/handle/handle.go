@@ -1,8 +1,6 @@
 package handle
 
 import (
-	"strings"
-
 	"github.com/virtualizing-os/vos/internal/procfs"
 )
 
@@ -40,17 +38,11 @@ type Handle struct {
 	// Survey.
 	Peers, Sharers []Holder
 
+	Own Own    // whether vOS has it there
+	Was string // what it was bound to before a redirection, in words; "" of most
+
 	// Terminal is the number of a pseudo terminal, in /dev/pts; -1 if it is none.
 	Terminal int
-}
-
-// ownMemfd begins the names of the memfds that vOS makes in a program. They are
-// closed within one stop; one that is there is left of a vos that was killed.
-const ownMemfd = memfdPrefix + "vos-"
-
-// Mine reports whether vOS itself left the descriptor behind.
-func (h *Handle) Mine() bool {
-	return h.Kind == KindMemfd && strings.HasPrefix(h.Link, ownMemfd)
 }
 
 // A File identifies the file behind a handle: descriptors with different files are

@@ -174,5 +174,6 @@ func List(p *procfs.Process) (handles []Handle, restless []int, err error) {
 			handles = append(handles, h)
 		}
 	}
+	markOwn(p, handles)
 	return handles, restless, nil
 }

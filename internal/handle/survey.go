@@ -8,6 +8,7 @@ import (
 	"maps"
 	"os"
 	"slices"
+	"strings"
 
 	"github.com/virtualizing-os/vos/internal/procfs"
 )
@@ -203,6 +204,9 @@ func (s *Survey) findSockets(p *procfs.Process, handles []Handle) (*socketTable,
 		// The kernel's name of a protocol says less than its table.
 		if found, ok := t.byInode[h.Inode]; ok && found.Family == h.Socket.Family {
 			h.Socket = &found
+			if found.Abstract && strings.HasPrefix(found.Name, socketPrefix) {
+				h.Own = OwnLeft
+			}
 		}
 	}
 	return t, nil

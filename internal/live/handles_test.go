@@ -298,6 +298,44 @@ print("ready", flush=True); sys.stdin.read()`
 	checkFree(t, f.Pid())
 }
 
+// TestHandlesOfARedirection tells what vos redirect has changed, and what it keeps.
+func TestHandlesOfARedirection(t *testing.T) {
+	folder := t.TempDir()
+	before, after := filepath.Join(folder, "before"), filepath.Join(folder, "after")
+	f := testbed.Run(t, testbed.FixtureOptions{Mute: true}, "/usr/bin/python3", "-I", "-c",
+		`import os, sys; os.dup2(os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT | os.O_APPEND), 30); print("ready", flush=True); sys.stdin.read()`, before)
+	pid := strconv.Itoa(f.Pid())
+	look := func() (at30 api.Handle, own map[string]string) {
+		t.Helper()
+		own = map[string]string{}
+		for _, h := range handles(t, vos(t, "handles", pid, "--json").expect(t, 0)) {
+			if h.Mine != (h.Own != "") {
+				t.Errorf("%+v", h)
+			}
+			if h.Own != "" {
+				own[h.Own] = h.Kind + " " + h.Path
+			}
+			if h.FD == 30 {
+				at30 = h
+			}
+		}
+		return at30, own
+	}
+	if h, own := look(); h.Path != before || h.RedirectedFrom != "" || len(own) != 0 {
+		t.Errorf("before: %+v, %v", h, own)
+	}
+	vos(t, "redirect", pid, "30", "--to", "append:"+after).expect(t, 0)
+	h, own := look()
+	if diff := cmp.Diff(map[string]string{"record": "memfd ", "kept": "file " + before}, own); diff != "" || h.Path != after || !strings.Contains(h.RedirectedFrom, before) {
+		t.Errorf("redirected: %+v, vOS's own: %s", h, diff)
+	}
+	vos(t, "redirect", pid, "30", "--back").expect(t, 0)
+	if h, own := look(); h.Path != before || h.RedirectedFrom != "" || len(own) != 0 {
+		t.Errorf("after: %+v, %v", h, own)
+	}
+	checkFree(t, f.Pid())
+}
+
 // TestHandlesThatChange lists a program that opens and closes thousands of
 // descriptors a second: there is never an error, none that was not there, and none
 // missing of those that stay.

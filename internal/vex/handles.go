@@ -118,7 +118,7 @@ func describeHandle(h *handle.Handle, program string, open map[int]*handle.Handl
 	d := api.Handle{
 		PID: h.PID, Program: program, FD: h.FD, Kind: string(h.Kind), Name: h.Link, Path: h.Path, Deleted: h.Deleted,
 		Access: string(h.Flags.Access()), Flags: h.Flags.Names(), Offset: h.Offset,
-		Device: deviceText(h.Device), Inode: h.Inode, Mine: h.Mine(),
+		Device: deviceText(h.Device), Inode: h.Inode, Mine: h.Own != handle.OwnNot, Own: string(h.Own), RedirectedFrom: h.Was,
 		Peers: references(h.Peers), Shared: references(h.Sharers),
 	}
 	switch h.Kind {
