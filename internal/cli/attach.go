@@ -99,7 +99,8 @@ reason: stubs whose addresses the program may have copied (vos attach
 --pointers), and such within which a thread still waits; vos detach later takes
 the latter out.
 
-Builds that vos replace has mapped stay; vos rollback leads back from them.
+The item of vos attach --menu goes, too. Builds that vos replace has mapped
+stay; vos rollback leads back from them.
 
 ` + exitHelp(exitOK, exitFailed, exitUsage, exitSome, exitNotSupported,
 			exitNotPermitted, exitGone, exitRefused, exitPending, exitInterrupted),

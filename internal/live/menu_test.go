@@ -334,6 +334,34 @@ func TestMenuOfVOSElsewhere(t *testing.T) {
 	s.unharmed(t)
 }
 
+// TestDetachTakesTheMenu has calls counted in a program with the item: vos detach
+// takes both out, or the one that is there.
+func TestDetachTakesTheMenu(t *testing.T) {
+	s, f := windows(t, "bars=2")
+	items(t, f, 2)
+	before := leftIn(t, s.pid)
+	for _, counted := range []bool{true, false} {
+		if counted {
+			vos(t, "attach", s.target()).expect(t, 0)
+		}
+		vos(t, "attach", "--menu", s.target()).expect(t, 0)
+		items(t, f, 4)
+		plan := lines[api.Interception](t, vos(t, "detach", s.target(), "--dry-run", "--json").expect(t, 10))
+		if len(plan) != 1 || !strings.Contains(strings.Join(plan[0].Steps, "\n"), "menu bar") {
+			t.Errorf("the plan: %+v", plan)
+		}
+		got := lines[api.Interception](t, vos(t, "detach", s.target(), "--json").expect(t, 0))
+		if len(got) != 1 || got[0].Outcome != api.Detached || len(got[0].Residual) > 0 {
+			t.Errorf("detached: %+v", got)
+		}
+		items(t, f, 2)
+		if now := leftIn(t, s.pid); now.own != 0 || now.descriptors != before.descriptors {
+			t.Errorf("left: %+v, before %+v", now, before)
+		}
+		s.unharmed(t)
+	}
+}
+
 // TestMenuKilledAtAnyInstant kills vos at random instants while it adds the item
 // and takes it out. The program works on, and the next vos finds its way.
 func TestMenuKilledAtAnyInstant(t *testing.T) {

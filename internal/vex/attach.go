@@ -24,7 +24,11 @@ func (Machine) Attach(ctx context.Context, r api.AttachRequest, emit func(api.In
 // Detach implements api.Executive.
 func (Machine) Detach(ctx context.Context, r api.DetachRequest, emit func(api.Interception) error) error {
 	return eachMember(ctx, r.Target, r.DryRun, func(ctx context.Context, p *module.Process) (api.Interception, error) {
-		return detach(ctx, p, r.DryRun, r.Steps || r.DryRun)
+		i, err := detach(ctx, p, r.DryRun, r.Steps || r.DryRun)
+		if err == nil {
+			err = detachMenu(ctx, p, &i, r.DryRun, r.Steps || r.DryRun)
+		}
+		return i, err
 	}, emit)
 }
 

@@ -68,6 +68,44 @@ func menuOf(ctx context.Context, p *module.Process, r api.MenuRequest) (api.Menu
 	return result, nil
 }
 
+// detachMenu takes the menu out of a process of which an interceptor was taken out,
+// if there was one. It returns an error if the process is gone.
+func detachMenu(ctx context.Context, p *module.Process, i *api.Interception, dryRun, steps bool) error {
+	begin := time.Now()
+	plan, err := menu.PlanRemove(p)
+	var done menu.Result
+	if err == nil && len(plan.Refusals) > 0 {
+		err = plan.Refusals[0]
+	}
+	if err == nil {
+		if plan.Empty() {
+			return nil
+		}
+		if steps {
+			i.Steps = append(i.Steps, plan.Steps()...)
+		}
+		if dryRun {
+			if i.Outcome == api.Clean {
+				i.Outcome = api.Planned
+			}
+			return nil
+		}
+		done, err = plan.Commit(ctx, p)
+	}
+	i.TotalUS += time.Since(begin).Microseconds()
+	i.PauseUS, i.BorrowUS = max(i.PauseUS, done.Times.Pause.Microseconds()), max(i.BorrowUS, done.Times.Borrow.Microseconds())
+	i.Residual = append(i.Residual, done.Residual...)
+	if err != nil && i.Outcome == api.Detached { // what counts is out, the menu is not
+		i.Residual = append(i.Residual, "the item of vOS in its menu bars: "+err.Error())
+		return nil
+	}
+	if err == nil && i.Outcome == api.Clean {
+		i.Outcome = api.Detached
+	}
+	w := attaching{i: i}
+	return w.settle(err)
+}
+
 func planMenu(p *module.Process, remove bool) (*menu.Plan, error) {
 	if remove {
 		return menu.PlanRemove(p)
