@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/virtualizing-os/vos/internal/kernel"
 	"github.com/virtualizing-os/vos/internal/procfs"
 )
 
@@ -36,7 +37,7 @@ func markOwn(p *procfs.Process, handles []Handle) {
 		if h.Link != recordLink {
 			continue
 		}
-		r, err := openRecord(p, h.FD)
+		r, err := openRecord(p, h)
 		if err != nil || r.Record != h.FD || r.Back {
 			continue
 		}
@@ -55,9 +56,21 @@ func markOwn(p *procfs.Process, handles []Handle) {
 }
 
 // openRecord reads the record that a descriptor leads to. Opening a memfd anew does
-// nothing to who has it open.
-func openRecord(p *procfs.Process, fd int) (*redirectRecord, error) {
-	file, err := p.OpenDescriptor(fd, os.O_RDONLY)
+// nothing to who has it open; what has become another file since is not opened.
+func openRecord(p *procfs.Process, h *Handle) (*redirectRecord, error) {
+	found, err := p.OpenDescriptor(h.FD, kernel.PathOnly)
+	if err != nil {
+		return nil, err
+	}
+	defer found.Close()
+	stat, err := kernel.StatFile(found)
+	if err != nil {
+		return nil, err
+	}
+	if stat.Mode != 0 || stat.Device != h.Device || stat.Inode != h.Inode {
+		return nil, errRecord
+	}
+	file, err := kernel.Reopen(found, os.O_RDONLY)
 	if err != nil {
 		return nil, err
 	}

@@ -298,3 +298,41 @@ func FuzzDiag(f *testing.F) {
 		table.parsePacketTable(b)
 	})
 }
+
+// Connections by MPTCP have sockets of TCP below them, which nobody holds.
+func TestMultipathSockets(t *testing.T) {
+	var config net.ListenConfig
+	config.SetMultipathTCP(true)
+	listener, err := config.Listen(t.Context(), "tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	var dialer net.Dialer
+	dialer.SetMultipathTCP(true)
+	dialled, err := dialer.DialContext(t.Context(), "tcp4", listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dialled.Close()
+	accepted, err := listener.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer accepted.Close()
+	want := "mptcp"
+	if multipath, err := dialled.(*net.TCPConn).MultipathTCP(); err != nil || !multipath {
+		t.Logf("no MPTCP here: %v", err)
+		want = "tcp"
+	}
+	server := child(t, fileOf(t, accepted.(*net.TCPConn)))
+	client := child(t, fileOf(t, dialled.(*net.TCPConn)))
+	h := survey(t, server)[3]
+	if s := h.Socket; s.Protocol != want || s.State != "established" || s.LocalAddress() != listener.Addr().String() ||
+		s.RemoteAddress() != dialled.LocalAddr().String() {
+		t.Errorf("%+v", s)
+	}
+	if got := []Holder{hold(client, 3)}; !slices.Equal(h.Peers, got) {
+		t.Errorf("peers %v, want %v", h.Peers, got)
+	}
+}

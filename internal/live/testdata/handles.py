@@ -46,6 +46,10 @@ tell(os.open(path("locked"), os.O_PATH), "path", path=path("locked"), access="no
 memory = os.memfd_create("a memfd (deleted)\n")
 os.ftruncate(memory, 8192)
 tell(memory, "memfd", name="/memfd:a memfd (deleted)\n (deleted)", size=8192)
+made_up = os.memfd_create("vos-redirect")  # only the name is vOS's
+os.write(made_up, b"VOSREDIR\1\0\0\0" + b"\xff" * 500)
+tell(made_up, "memfd", size=512, own="left")
+truth[-1]["mine"] = True
 
 # Devices and terminals
 tell(os.open("/dev/zero", os.O_RDWR), "device", path="/dev/zero", special="1:5", shared=[])
