@@ -25,6 +25,9 @@ var groups = []group{
 	{"match", "two builds compared, on their files", Match},
 	{"replace", "another build takes over; floor: bare stop of the same process", Replace},
 	{"latency", "nginx while its libz is replaced once a second; floor: while it is not", Latency},
+	{"calls", "1000 calls, counted, processor time; floor: not counted", Calls},
+	{"attach", "calls come to be counted, and cease to be; floor: bare stop of the same process", Attach},
+	{"counted", "real work, processor time of the program; floor: nothing is counted", Counted},
 	{"restart", "nginx gets another libz under load; floor: it does not", Restart},
 }
 

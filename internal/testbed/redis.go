@@ -55,6 +55,9 @@ func RunRedis(tb TB, o RedisOptions) *Redis {
 // Pid returns the process id.
 func (r *Redis) Pid() int { return r.child.pid() }
 
+// Address is where the server listens: HOST:PORT.
+func (r *Redis) Address() string { return r.addr }
+
 // Load starts a verified load of writes and reads on it.
 func (r *Redis) Load(ctx context.Context, o LoadOptions) *Load {
 	return startKeyLoad(ctx, r.addr, redisDialect{}, o)
