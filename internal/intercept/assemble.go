@@ -100,6 +100,34 @@ func (a *assembler) shared(word int) x86.Label {
 	return a.here(a.i.layout.words + uint64(word)*wordSize)
 }
 
+// addCall adds 1 to a word and a register to the next one. It changes what add does,
+// and xmm0; behind it, r11 is where the words of a processor are: of the one that ran.
+func (a *assembler) addCall(word int, value x86.Reg) {
+	if a.i.config.Rseq == nil {
+		a.LockInc(x86.Rel(a.shared(word)))
+		a.LockAdd(x86.Rel(a.shared(word+1)), value)
+		return
+	}
+	a.atomically(func() {
+		a.sse(0x66, 0x48, 0x6e, value)          // movq value, %xmm0
+		a.Raw(0x66, 0x0f, 0x73, 0xf8, wordSize) // pslldq $8, %xmm0
+		a.Raw(0x66, 0x0f, 0xd4, 0x05)           // paddq one(%rip), %xmm0
+		at := a.Address() + 4
+		a.Raw(le.AppendUint32(nil, uint32(a.i.config.Base+a.i.layout.one-at))...)
+		a.Raw(0x66, 0x41, 0x0f, 0xd4, 0x83) // paddq disp32(%r11), %xmm0
+		a.Raw(le.AppendUint32(nil, uint32(word*wordSize))...)
+		a.Raw(0x66, 0x41, 0x0f, 0x7f, 0x83) // movdqa %xmm0, disp32(%r11)
+		a.Raw(le.AppendUint32(nil, uint32(word*wordSize))...)
+	})
+}
+
+// sse appends an instruction that moves a general register to xmm0: prefix, REX,
+// 0F, opcode, ModRM.
+func (a *assembler) sse(prefix, rex, opcode byte, from x86.Reg) {
+	n := byte(from - x86.RAX)
+	a.Raw(prefix, rex|n>>3, 0x0f, opcode, 0xc0|n&7)
+}
+
 // count adds 1 to a word. It changes r11 alone, flags neither.
 func (a *assembler) count(word int) {
 	if a.i.config.Rseq == nil {
@@ -134,8 +162,8 @@ func (a *assembler) call(to uint64) {
 func (a *assembler) stub(n int) {
 	f := &a.i.functions[n]
 	word := a.i.layout.word[n]
-	a.count(word + callsWord)
 	if f.Kind == Count {
+		a.count(word + callsWord)
 		a.jump(f.Target)
 	} else {
 		a.memory(n, f, word)

@@ -47,8 +47,11 @@ func (i *Interceptor) Counts(r io.ReaderAt) (Counts, error) {
 		for n := range c.Functions {
 			f, at := &c.Functions[n], l.word[n]
 			f.Calls += word(at + callsWord)
-			if i.functions[n].Kind.Memory() {
-				f.Allocated += word(at + allocatedWord)
+			switch kind := i.functions[n].Kind; {
+			case kind == Release:
+				f.Freed += word(at + bytesWord)
+			case kind.Memory():
+				f.Allocated += word(at + bytesWord)
 				f.Freed += word(at + freedWord)
 			}
 		}
@@ -76,8 +79,8 @@ func (i *Interceptor) Counts(r io.ReaderAt) (Counts, error) {
 // sample takes one sample from the table; ok is false where none is.
 func (i *Interceptor) sample(table []byte, n int) (s Sample, ok bool) {
 	const taken = 1 // being written
-	s.Block = le.Uint64(table[n*keySize:])
-	b := table[keysSize+n*sampleSize:]
+	s.Block = le.Uint64(table[filterSize+n*keySize:])
+	b := table[filterSize+keysSize+n*sampleSize:]
 	s.Size, s.Stub, s.CallSite = le.Uint64(b), le.Uint64(b[8:]), le.Uint64(b[16:])
 	if s.Block <= taken || s.Block >= addressEnd || s.Size == 0 || s.Size >= addressEnd {
 		return Sample{}, false

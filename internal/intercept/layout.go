@@ -27,8 +27,9 @@ const (
 	ways       = 4       // samples in a bucket
 	keySize    = wordSize
 	sampleSize = 24
+	filterSize = buckets // a byte for each bucket: how many samples it has
 	keysSize   = buckets * ways * keySize
-	samplesEnd = keysSize + buckets*ways*sampleSize
+	samplesEnd = filterSize + keysSize + buckets*ways*sampleSize
 )
 
 // Each processor has words: common ones first, then those of each function.
@@ -38,12 +39,14 @@ const (
 	commonWords = 8    // a cache line
 )
 
-// Words of a function; functions of kind Count have the first one only.
+// Words of a function: functions of kind Count have the first one only, and those of
+// kind Release have what was freed in the second. A call and its bytes are counted by
+// one store of 16 bytes.
 const (
 	callsWord = iota
-	allocatedWord
+	bytesWord
 	freedWord
-	memoryWords
+	memoryWords = 4
 )
 
 func (k Kind) words() int {
@@ -58,6 +61,7 @@ type layout struct {
 	modules, functions, slots, names uint64 // records, and the texts of names
 	processors                       uint64 // pointers to the words of each
 	intervals                        uint64
+	one                              uint64 // 16 bytes: 1, and 0
 	sections                         uint64 // rseq_cs, by their number
 	code                             uint64
 	words                            uint64
@@ -77,6 +81,9 @@ func (i *Interceptor) lay(nameBytes, sections, codeBytes int) layout {
 	}
 	words := commonWords
 	for _, f := range i.functions {
+		if f.Kind.Memory() {
+			words += words % 2
+		}
 		l.word = append(l.word, words)
 		words += f.Kind.words()
 	}
@@ -93,6 +100,7 @@ func (i *Interceptor) lay(nameBytes, sections, codeBytes int) layout {
 	l.names = take(uint64(nameBytes), wordSize)
 	l.processors = take(uint64(l.pointers)*wordSize, wordSize)
 	l.intervals = take(intervals*wordSize, wordSize)
+	l.one = take(2*wordSize, 2*wordSize)
 	l.sections = take(uint64(sections)*sectionSize, sectionSize)
 	l.code = take(uint64(codeBytes), page)
 	l.words = take(uint64(i.config.Processors)*l.stride, page)

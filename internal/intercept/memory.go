@@ -79,11 +79,14 @@ func (a *assembler) sizeOf(into, of x86.Reg) {
 // depth is how far on the stack the caller's return address is, and the stack is
 // as aligned as at a function's entry.
 func (a *assembler) allocated(n, word, depth int) {
-	none := a.NewLabel()
+	none, done := a.NewLabel(), a.NewLabel()
 	a.Test(block, block)
 	a.Jcc(x86.Equal, none)
 	a.grown(n, word, depth)
+	a.Jmp(done)
 	a.Bind(none)
+	a.count(word + callsWord)
+	a.Bind(done)
 }
 
 // grown counts the block in rax, which is one, and samples it. It keeps rax.
@@ -95,7 +98,7 @@ func (a *assembler) grown(n, word, depth int) {
 		a.sizeOf(size, block)
 		a.Pop(block)
 	}
-	a.add(word+allocatedWord, size)
+	a.addCall(word, size)
 	a.sampled(n, depth)
 }
 
@@ -118,13 +121,8 @@ func (a *assembler) sampled(n, depth int) {
 		a.LockXadd(x86.Rel(a.shared(untilWord)), x86.R10)
 		a.Sub(x86.R10, size)
 	} else {
-		a.atomically(func() {
-			m := x86.At(x86.R11, untilWord*wordSize)
-			a.Load(x86.R10, m)
-			a.Sub(x86.R10, size)
-			a.Store(m, x86.R10)
-		})
-		a.Test(x86.R10, x86.R10)
+		// Another thread may add at the same time: then a way is a little longer.
+		a.SubMem(x86.At(x86.R11, untilWord*wordSize), size)
 	}
 	a.Jcc(x86.NotSign, next)
 	a.Lea(x86.RDI, x86.Rel(a.stubs[n]))
@@ -143,12 +141,18 @@ func (a *assembler) into(n, word int, failed x86.Cond) {
 	a.Load(block, x86.At(x86.RDI, 0))
 	a.shifted(func() { a.allocated(n, word, 2*wordSize) })
 	a.Pop(x86.RAX)
+	a.Ret()
 	a.Bind(none)
+	a.count(word + callsWord)
 	a.Ret()
 }
 
 // release counts what is to be freed, and goes on there: nothing comes back.
 func (a *assembler) release(f *Function, word int) {
+	to := f.Target
+	if f.Aid != 0 {
+		to = f.Aid
+	}
 	none := a.NewLabel()
 	a.Test(x86.RDI, x86.RDI)
 	a.Jcc(x86.Equal, none)
@@ -161,14 +165,12 @@ func (a *assembler) release(f *Function, word int) {
 		a.Pop(x86.RSI)
 		a.Pop(x86.RDI)
 	}
-	a.add(word+freedWord, x86.RAX)
+	a.addCall(word, x86.RAX)
 	a.forget()
+	a.jump(to)
 	a.Bind(none)
-	if f.Aid != 0 {
-		a.jump(f.Aid)
-		return
-	}
-	a.jump(f.Target)
+	a.count(word + callsWord)
+	a.jump(to)
 }
 
 // reallocate calls realloc: on the stack are the parameters and the size before.
@@ -211,6 +213,7 @@ func (a *assembler) reallocate(n int, f *Function, word int) {
 	a.shifted(func() { a.grown(n, word, (words+1)*wordSize) })
 	a.Jmp(done)
 	a.Bind(failed) // or nothing was wanted: then the block was freed
+	a.count(word + callsWord)
 	zero := a.NewLabel()
 	a.Load(x86.RDX, at(want))
 	a.Test(x86.RDX, x86.RDX)
@@ -245,6 +248,7 @@ func (a *assembler) operatorNew(n int, f *Function, word int) {
 	a.grown(n, word, 0)
 	a.Ret()
 	a.Bind(none)
+	a.count(word + callsWord)
 	a.jump(f.Target)
 }
 
@@ -306,6 +310,7 @@ func (a *assembler) line(n int, f *Function, word int) {
 	)
 	at := func(offset int32) x86.Address { return x86.At(x86.RSP, offset) }
 	none, done, invalid := a.NewLabel(), a.NewLabel(), a.NewLabel()
+	a.count(word + callsWord)
 	a.Test(x86.RDI, x86.RDI)
 	a.Jcc(x86.Equal, invalid)
 	a.Test(x86.RSI, x86.RSI)
@@ -355,7 +360,7 @@ func (a *assembler) line(n int, f *Function, word int) {
 	a.Bind(same)
 	a.Load(x86.RDX, at(was))
 	a.add(word+freedWord, x86.RDX)
-	a.add(word+allocatedWord, size)
+	a.add(word+bytesWord, size)
 	a.sampled(n, words*wordSize)
 	a.Bind(done)
 	a.Load(x86.RAX, at(result))

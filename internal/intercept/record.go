@@ -52,6 +52,7 @@ func (i *Interceptor) tableOf(sections []section) []byte {
 	for n, way := range waysToSample(i.config.Interval) {
 		le.PutUint64(b[l.intervals+uint64(n)*wordSize:], way)
 	}
+	le.PutUint64(b[l.one:], 1)
 	for n, s := range sections {
 		s.put(b[l.sections+uint64(n)*sectionSize:])
 	}

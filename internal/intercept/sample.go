@@ -4,7 +4,8 @@ import "github.com/virtualizing-os/vos/internal/x86"
 
 // The table of samples is buckets of four keys, a block's address each, and of
 // what is known of the blocks. A block's bucket follows from its address. Key 0 is
-// free, and 1 one that is being written.
+// free, and 1 one that is being written. How many a bucket has is in a byte of its
+// own, so that looking for a block that isn't there takes a look at 4 KiB in all.
 
 // golden spreads what it multiplies over the upper bits: 2^64 / 1.618.
 const golden = 0x9e3779b97f4a7c15
@@ -23,17 +24,22 @@ func (a *assembler) bucket(r, scratch x86.Reg) {
 }
 
 // forget takes the block in rdi out of the table, if it is there: before it is
-// freed, so that whoever gets it next finds it gone. It changes rax, r10 and flags.
+// freed, so that whoever gets it next finds it gone. It changes rax, r10, r11 and flags.
 func (a *assembler) forget() {
 	if a.i.config.Interval == 0 {
 		return
 	}
-	done := a.NewLabel()
+	done, gone := a.NewLabel(), a.NewLabel()
 	a.Mov(x86.RAX, x86.RDI)
 	a.bucket(x86.RAX, x86.R10)
-	a.ShlImm(x86.RAX, 5) // 4 keys of 8 bytes
 	a.MovImm64(x86.R10, a.i.SamplesAddress())
+	a.Raw(0x41, 0x80, 0x3c, 0x02, 0) // cmpb $0, (%r10,%rax)
+	a.Jcc(x86.Equal, done)
+	a.Lea(x86.R11, x86.At(x86.R10, 0))
+	a.Add(x86.R11, x86.RAX) // the bucket's byte
+	a.ShlImm(x86.RAX, 5)    // 4 keys of 8 bytes
 	a.Add(x86.R10, x86.RAX)
+	a.AddImm(x86.R10, filterSize)
 	var hits [ways]x86.Label
 	for way := range ways {
 		hits[way] = a.NewLabel()
@@ -46,9 +52,11 @@ func (a *assembler) forget() {
 		a.Xor(x86.RAX, x86.RAX)
 		a.Store(x86.At(x86.R10, int32(way*keySize)), x86.RAX)
 		if way != ways-1 {
-			a.Jmp(done)
+			a.Jmp(gone)
 		}
 	}
+	a.Bind(gone)
+	a.Raw(0xf0, 0x41, 0xfe, 0x0b) // lock decb (%r11)
 	a.Bind(done)
 }
 
@@ -66,18 +74,21 @@ func (a *assembler) routines() {
 	a.adoption()
 }
 
-// places sets r8 to where the keys of the bucket of the block in rax are, and rdx
-// to where its samples are. It changes r10 and r11.
+// places sets r11 to the byte of the bucket of the block in rax, r8 to where its keys
+// are, and rdx to where its samples are. It changes r10.
 func (a *assembler) places() {
 	a.Mov(x86.RDX, x86.RAX)
 	a.bucket(x86.RDX, x86.R10)
-	a.MovImm64(x86.R11, a.i.SamplesAddress())
+	a.MovImm64(x86.R10, a.i.SamplesAddress())
+	a.Mov(x86.R11, x86.R10)
+	a.Add(x86.R11, x86.RDX)
+	a.AddImm(x86.R10, filterSize)
 	a.Mov(x86.R8, x86.RDX)
 	a.ShlImm(x86.R8, 5) // 4 keys of 8 bytes
-	a.Add(x86.R8, x86.R11)
+	a.Add(x86.R8, x86.R10)
 	a.Raw(0x48, 0x8d, 0x14, 0x52) // lea (%rdx,%rdx,2), %rdx
 	a.ShlImm(x86.RDX, 5)          // 4 samples of 24 bytes
-	a.Add(x86.RDX, x86.R11)
+	a.Add(x86.RDX, x86.R10)
 	a.AddImm(x86.RDX, keysSize)
 }
 
@@ -111,6 +122,7 @@ func (a *assembler) insert() {
 		for n, r := range []x86.Reg{x86.RCX, x86.RDI, x86.RSI} {
 			a.Store(x86.At(x86.RDX, int32(way*sampleSize+n*wordSize)), r)
 		}
+		a.Raw(0xf0, 0x41, 0xfe, 0x03) // lock incb (%r11): before the key, so that who looks for it finds it
 		a.Mov(x86.RAX, x86.R10)
 		a.Store(key, x86.RAX)
 		a.Ret()

@@ -53,7 +53,10 @@ type Attachment struct {
 }
 
 // A SlotWrite changes what an import slot holds.
-type SlotWrite struct{ Address, From, To uint64 }
+type SlotWrite struct {
+	Address, From, To uint64
+	alone             bool // what lies beside it may be anything
+}
 
 // A LeftSlot is an imported function whose calls are not counted, or not wholly.
 type LeftSlot struct {
@@ -130,7 +133,7 @@ func (p *Process) planOld(a *Attachment) {
 			value, err := p.readWord(s.Address)
 			// The loader may have been binding it when it was led to the stub.
 			if err == nil && (value == s.Before || value == in.Function(s.Function).Target) {
-				a.Writes = append(a.Writes, SlotWrite{s.Address, value, in.Stub(s.Function)})
+				a.Writes = append(a.Writes, SlotWrite{s.Address, value, in.Stub(s.Function), s.Taken})
 			}
 		}
 	}
@@ -308,7 +311,7 @@ func (p *Process) planNew(a *Attachment, d *design) error {
 		return err
 	}
 	for _, s := range d.slots {
-		a.Writes = append(a.Writes, SlotWrite{s.Address, s.Before, a.Interceptor.Stub(s.Function)})
+		a.Writes = append(a.Writes, SlotWrite{s.Address, s.Before, a.Interceptor.Stub(s.Function), s.Taken})
 	}
 	return nil
 }
@@ -482,11 +485,13 @@ func (p *Process) writeSlots(ctx context.Context, writes []SlotWrite, check func
 }
 
 // neighbours returns how many of the first writes lie so near each other that one
-// write of all bytes between them costs less than two.
+// write of all bytes between them costs less than two: there are other slots alone,
+// which nothing but the loader changes.
 func neighbours(writes []SlotWrite) int {
 	const gap = 256
 	n := 1
-	for n < len(writes) && writes[n].Address-writes[n-1].Address <= gap && writes[n].Address/procfs.PageSize == writes[0].Address/procfs.PageSize {
+	for n < len(writes) && !writes[0].alone && !writes[n].alone &&
+		writes[n].Address-writes[n-1].Address <= gap && writes[n].Address/procfs.PageSize == writes[0].Address/procfs.PageSize {
 		n++
 	}
 	return n

@@ -50,7 +50,7 @@ func (p *Process) PlanDetach() (*Detachment, error) {
 			}
 			if value == in.Stub(s.Function) {
 				led++
-				d.Writes = append(d.Writes, SlotWrite{s.Address, value, s.Before})
+				d.Writes = append(d.Writes, SlotWrite{s.Address, value, s.Before, s.Taken})
 			}
 			if s.Taken {
 				taken++

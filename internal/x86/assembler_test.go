@@ -66,6 +66,7 @@ var instructions = []struct {
 	{"lock xadd %r9,0x100(%rip)", func(a *Assembler, _, there Label) { a.LockXadd(Rel(there), R9) }, "f0 4c 0f c1 0d f7 00 00 00"},
 	{"add %rcx,0x10(%r11)", func(a *Assembler, _, _ Label) { a.AddMem(At(R11, 16), RCX) }, "49 01 4b 10"},
 	{"lock add %rax,0x100(%rip)", func(a *Assembler, _, there Label) { a.LockAdd(Rel(there), RAX) }, "f0 48 01 05 f8 00 00 00"},
+	{"sub %rcx,(%r11)", func(a *Assembler, _, _ Label) { a.SubMem(At(R11, 0), RCX) }, "49 29 0b"},
 	{"cmp %rdi,0x8(%rax)", func(a *Assembler, _, _ Label) { a.CmpMem(At(RAX, 8), RDI) }, "48 39 78 08"},
 	{"lock cmpxchg %r9,0x18(%r8)", func(a *Assembler, _, _ Label) { a.LockCmpxchg(At(R8, 24), R9) }, "f0 4d 0f b1 48 18"},
 	{"shl $0x5,%rax", func(a *Assembler, _, _ Label) { a.ShlImm(RAX, 5) }, "48 c1 e0 05"},

@@ -152,6 +152,9 @@ func (a *Assembler) LockAdd(m Address, r Reg) {
 	a.AddMem(m, r)
 }
 
+// SubMem subtracts r from 8 bytes of memory, not atomically.
+func (a *Assembler) SubMem(m Address, r Reg) { a.memory(extW, a.number(r), m, 0x29) }
+
 // CmpMem sets the flags of memory - r.
 func (a *Assembler) CmpMem(m Address, r Reg) { a.memory(extW, a.number(r), m, 0x39) }
 
