@@ -35,7 +35,7 @@ type generator struct {
 	state     uint64               // address of the state page
 	strings   []text
 
-	visit, find, add, show, activate, gone x86.Label
+	visit, find, add, show, mapping, activate, gone x86.Label
 }
 
 type text struct {
@@ -70,7 +70,7 @@ func tryImage(functions map[string]uint64, items []Item, size uint64) (image []b
 	for _, name := range sortedNames(functions) {
 		g.functions[name] = g.NewLabel()
 	}
-	for _, l := range []*x86.Label{&g.visit, &g.find, &g.add, &g.show, &g.activate, &g.gone} {
+	for _, l := range []*x86.Label{&g.visit, &g.find, &g.add, &g.show, &g.mapping, &g.activate, &g.gone} {
 		*l = g.NewLabel()
 	}
 	g.Raw(make([]byte, headerSize)...)
@@ -80,6 +80,7 @@ func tryImage(functions map[string]uint64, items []Item, size uint64) (image []b
 	g.findItem()
 	g.addItem(items)
 	g.showText()
+	g.mappingWidget()
 	g.activateItem()
 	h.gone = g.closureGone()
 	g.Align(8)
@@ -140,7 +141,9 @@ func (g *generator) idle() (entry uint64, tail tracee.Range) {
 	g.Test(x86.RAX, x86.RAX)
 	g.Jcc(x86.Equal, nothing)
 	g.Store(g.word(stateOperation), x86.RAX)
+	g.unhook()
 	g.walk()
+	g.hook()
 	g.Bind(nothing)
 	g.Store(g.word(stateRan), x86.RBX)
 	g.Load(x86.RAX, g.word(stateInside))
@@ -183,6 +186,89 @@ func (g *generator) walk() {
 	g.call("g_list_free")
 	g.Pop(x86.R12)
 	g.Pop(x86.R12)
+}
+
+// hook has mappingWidget called for each widget that is shown from now on, if
+// items are added to menu bars, and it is not called yet.
+func (g *generator) hook() {
+	done, hooked := g.NewLabel(), g.NewLabel()
+	g.unless(requestAdd, done)
+	g.Load(x86.RAX, g.word(stateBars))
+	g.Test(x86.RAX, x86.RAX)
+	g.Jcc(x86.Equal, done)
+	g.Load(x86.RAX, g.word(stateHook))
+	g.Test(x86.RAX, x86.RAX)
+	g.Jcc(x86.NotEqual, done)
+	g.call("gtk_widget_get_type")
+	g.string(x86.RDI, "map")
+	g.Mov(x86.RSI, x86.RAX)
+	g.call("g_signal_lookup")
+	g.Store(g.word(stateSignal), x86.RAX)
+	g.Test32(x86.RAX, x86.RAX)
+	g.Jcc(x86.Equal, done)
+	g.LockInc(g.word(stateConnected))
+	g.Mov(x86.RDI, x86.RAX)
+	g.zero(x86.RSI)
+	g.Lea(x86.RDX, x86.Rel(g.mapping))
+	g.zero(x86.RCX)
+	g.Lea(x86.R8, x86.Rel(g.gone))
+	g.call("g_signal_add_emission_hook")
+	g.Store(g.word(stateHook), x86.RAX)
+	g.Test(x86.RAX, x86.RAX)
+	g.Jcc(x86.NotEqual, hooked)
+	g.LockInc(g.word(stateGone))
+	g.Bind(hooked)
+	g.Bind(done)
+}
+
+// unhook takes that back, if items are taken out.
+func (g *generator) unhook() {
+	done := g.NewLabel()
+	g.unless(requestRemove, done)
+	g.Load(x86.RSI, g.word(stateHook))
+	g.Test(x86.RSI, x86.RSI)
+	g.Jcc(x86.Equal, done)
+	g.Load(x86.RDI, g.word(stateSignal))
+	g.call("g_signal_remove_emission_hook")
+	g.zero(x86.RAX)
+	g.Store(g.word(stateHook), x86.RAX)
+	g.Bind(done)
+}
+
+// unless jumps if another operation is under way.
+func (g *generator) unless(operation int32, l x86.Label) {
+	g.Load(x86.RAX, g.word(stateOperation))
+	g.CmpImm(x86.RAX, operation)
+	g.Jcc(x86.NotEqual, l)
+}
+
+// mappingWidget is gboolean (*GSignalEmissionHook)(GSignalInvocationHint*, guint,
+// const GValue*, gpointer). The first value's pointer, at 8, is the widget. If it is
+// a menu bar, it gets the item. While it runs, GObject holds the hook.
+func (g *generator) mappingWidget() {
+	out, bar := g.NewLabel(), g.NewLabel()
+	g.Bind(g.mapping)
+	g.begin()
+	g.Push(x86.RBX)
+	g.Load(x86.RBX, x86.At(x86.RDX, 8))
+	g.Mov(x86.RDI, x86.RBX)
+	g.Load(x86.RSI, g.word(stateBarType))
+	g.call("g_type_check_instance_is_a")
+	g.ifTrue(bar)
+	g.Jmp(out)
+	g.Bind(bar)
+	g.zero(x86.RAX)
+	g.Store(g.word(stateItem), x86.RAX)
+	g.forAll(g.find)
+	g.Load(x86.RAX, g.word(stateItem))
+	g.Test(x86.RAX, x86.RAX)
+	g.Jcc(x86.NotEqual, out)
+	g.Mov(x86.RDI, x86.RBX)
+	g.Call(g.add)
+	g.Bind(out)
+	g.MovImm32(x86.RAX, 1) // it stays
+	g.Pop(x86.RBX)
+	g.Ret()
 }
 
 // visitWidget is void (*GtkCallback)(GtkWidget*, gpointer), as is GFunc.

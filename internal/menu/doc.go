@@ -19,8 +19,9 @@
 //
 // The code takes a request out of its word by one exchange, carries it out, and
 // says that it has run. It walks the windows that GTK lists, and in a GtkMenuBar
-// adds the item, destroys it, or shows a text. Each closure that GObject gets
-// counts itself when it is made and when it is finalized.
+// adds the item, destroys it, or shows a text. An emission hook on the signal map
+// adds it to menu bars that are shown later. Each closure that GObject gets, and the
+// hook, counts itself when it is made and when it is finalized.
 //
 // # Taking it out
 //

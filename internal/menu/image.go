@@ -42,6 +42,8 @@ const (
 	stateItem
 	stateBarType
 	stateContainerType
+	stateSignal // GtkWidget::map
+	stateHook   // of it, 0 where there is none
 	stateWords
 	stateText    = 512 // a text to show, ended by a zero
 	maxTextBytes = procfs.PageSize - stateText - 1

@@ -23,7 +23,7 @@ type Plan struct {
 }
 
 // PlanAttach plans to add the item, with these entries, to all menu bars that the
-// program has. Those that have one already keep it, unless their entries differ.
+// program has, and will show. Those that have one already keep it, unless their entries differ.
 func PlanAttach(p *module.Process, items []Item) (*Plan, error) {
 	plan := &Plan{items: items}
 	err := plan.look(p)
@@ -93,7 +93,7 @@ func (a *Plan) Steps() (steps []string) {
 		if !a.current() {
 			add("map %d bytes as %s: code, and one page to write", len(a.image), memfd)
 		}
-		add("let the main loop add an item %q to every menu bar that has none", title)
+		add("let the main loop add an item %q to every menu bar that has none, and to those shown later", title)
 		for _, i := range a.items {
 			add("with an entry %q that starts %s", i.Label, i.Command)
 		}

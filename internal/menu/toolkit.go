@@ -36,13 +36,16 @@ const (
 
 var wanted = map[string][]string{
 	libGTK: {
-		"gtk_menu_bar_get_type", "gtk_container_get_type", "gtk_window_list_toplevels", "gtk_container_forall",
+		"gtk_widget_get_type", "gtk_menu_bar_get_type", "gtk_container_get_type", "gtk_window_list_toplevels", "gtk_container_forall",
 		"gtk_menu_new", "gtk_menu_item_new_with_label", "gtk_menu_item_set_submenu", "gtk_menu_shell_append",
 		"gtk_widget_show_all", "gtk_widget_destroy", "gtk_widget_get_toplevel", "gtk_message_dialog_new", "gtk_window_set_title",
 	},
-	libGDK:     {"gdk_threads_add_idle_full"},
-	libGObject: {"g_object_ref", "g_object_unref", "g_object_get_data", "g_object_set_data", "g_signal_connect_data", "g_type_check_instance_is_a"},
-	libGLib:    {"g_list_foreach", "g_list_free", "g_spawn_command_line_async", "g_main_context_wakeup"},
+	libGDK: {"gdk_threads_add_idle_full"},
+	libGObject: {
+		"g_object_ref", "g_object_unref", "g_object_get_data", "g_object_set_data", "g_type_check_instance_is_a",
+		"g_signal_connect_data", "g_signal_lookup", "g_signal_add_emission_hook", "g_signal_remove_emission_hook",
+	},
+	libGLib: {"g_list_foreach", "g_list_free", "g_spawn_command_line_async", "g_main_context_wakeup"},
 }
 
 // others are the toolkits that are not served, by a library of theirs.
