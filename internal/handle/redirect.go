@@ -68,14 +68,14 @@ func Redirect(ctx context.Context, processes []*procfs.Process, r Redirection) (
 			break
 		}
 		if w.hasGrown {
-			return nil, ErrGrown
+			return nil, errors.Join(ErrGrown, w.undoNew())
 		}
 		if n == lookTries-1 {
-			return w.refused(changingRefusal(w.all[0].pid, r.FD, err)), nil
+			return w.refused(changingRefusal(w.all[0].pid, r.FD, err)), w.undoNew()
 		}
 		select {
 		case <-ctx.Done():
-			return nil, ctx.Err()
+			return nil, errors.Join(ctx.Err(), w.undoNew())
 		case <-time.After(tryAgain):
 		}
 	}
@@ -119,6 +119,14 @@ func (w *redirecting) close() error {
 		errs = append(errs, m.close())
 	}
 	return errors.Join(errs...)
+}
+
+// undoNew takes out a file that was made in vain.
+func (w *redirecting) undoNew() error {
+	if w.new == nil {
+		return nil
+	}
+	return w.new.undo()
 }
 
 func (w *redirecting) closeDescriptions() {
@@ -167,8 +175,16 @@ func gone(err error) bool { return errors.Is(err, procfs.ErrGone) }
 
 // try looks, plans, and carries out. errChanging is worth another try.
 func (w *redirecting) try(ctx context.Context) ([]api.Redirection, error) {
-	w.closeDescriptions()
-	if err := w.look(); err != nil {
+	before := w.old
+	w.old = nil
+	err := w.look()
+	if before != nil && w.new != nil && (err != nil || w.Back || w.old.identity() != before.identity() || w.old.flags != before.flags) {
+		err = errors.Join(err, w.new.undo())
+		w.new.close()
+		w.new = nil
+	}
+	before.close()
+	if err != nil {
 		return w.refusedOr(err)
 	}
 	for _, m := range w.members {
@@ -176,8 +192,10 @@ func (w *redirecting) try(ctx context.Context) ([]api.Redirection, error) {
 			return w.refused(nil), nil
 		}
 	}
-	if err := w.openNew(ctx); err != nil {
-		return w.refusedOr(err)
+	if w.new == nil {
+		if err := w.openNew(ctx); err != nil {
+			return w.refusedOr(err)
+		}
 	}
 	if w.DryRun {
 		return w.results(api.Planned, nil), nil
@@ -198,11 +216,10 @@ func (w *redirecting) try(ctx context.Context) ([]api.Redirection, error) {
 	if gone(left) {
 		left = nil
 	}
-	err = errors.Join(err, left)
-	if w.new.remove != nil {
-		err = errors.Join(err, w.new.undo())
+	if errors.Is(err, errChanging) && left == nil {
+		return nil, err // what is open can be used in the next try
 	}
-	return w.refusedOr(err)
+	return w.refusedOr(errors.Join(err, left, w.new.undo()))
 }
 
 // refusedOr returns results for an error that is refusals alone.

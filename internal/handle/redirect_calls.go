@@ -16,13 +16,15 @@ const (
 	fDupFDCloexec    = 1030 // F_DUPFD_CLOEXEC
 	msgCmsgCloexec   = 0x40000000
 	afUnix           = 1
-	sockDgram        = 2
+	sockSeqpacket    = 5
 	sockCloexec      = 0x80000
 	sockNonblock     = 0x800
 	epollCtlAdd      = 1
 	epollCtlDel      = 2
 	epollEventBytes  = 12 // struct epoll_event is packed on x86-64
 	scmRights        = 1
+	sysMemfdCreate   = 319
+	mfdCloexec       = 1
 	messageHeader    = 56 // struct msghdr
 	controlBytes     = 24 // CMSG_SPACE of two descriptors
 	maxEventsAtOnce  = 30
@@ -130,11 +132,12 @@ func duplicateCall(fd, to int) tracee.Call {
 type placed struct {
 	record, staged int    // as they came in
 	sockets        [2]int // by which they came
+	marker         int    // that tells of the sockets, before they have names
 	kept, previous int
 	recordAt       int // where the record ends up, or where one stands already
 }
 
-var nothingPlaced = placed{-1, -1, [2]int{-1, -1}, -1, -1, -1}
+var nothingPlaced = placed{-1, -1, [2]int{-1, -1}, -1, -1, -1, -1}
 
 // finishCalls leave the process with the new binding. The record comes to stand
 // where another one may stand; with back set there is none any more. The record
@@ -153,7 +156,7 @@ func (p *placed) finishCalls(back, standing bool) []tracee.Call {
 	default:
 		calls = append(calls, duplicateCall(p.record, p.recordAt))
 	}
-	return append(calls, closeCalls(p.record, p.sockets[0], p.sockets[1])...)
+	return append(calls, closeCalls(p.record, p.sockets[0], p.sockets[1], p.marker)...)
 }
 
 // undoCalls take out all that the exchange has put in, once the old binding is
@@ -166,5 +169,5 @@ func (p *placed) undoCalls(standing bool) []tracee.Call {
 	if !standing {
 		calls = append(calls, closeCalls(p.kept)...)
 	}
-	return append(calls, closeCalls(p.record, p.sockets[0], p.sockets[1])...)
+	return append(calls, closeCalls(p.record, p.sockets[0], p.sockets[1], p.marker)...)
 }

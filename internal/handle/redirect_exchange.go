@@ -50,7 +50,6 @@ type exchange struct {
 // exchanged is how far an exchange is in one process.
 type exchanged struct {
 	plan, in placed
-	next     [4]int
 	met      bool // the sessions have begun together
 	rebound  bool // the descriptors may be bound anew
 	times    tracee.Times
@@ -102,6 +101,19 @@ func (x *exchange) carryOut(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
+// A step is what an exchange has just done in a process.
+type step string
+
+const (
+	stepSockets step = "sockets"
+	stepPassed  step = "passed"
+	stepKept    step = "kept"
+	stepBound   step = "bound"
+)
+
+// reached is called after each step. Tests die in it.
+var reached = func(step, *member) {}
+
 // inside is the session of one process.
 func (x *exchange) inside(s *tracee.Session, m *member, at *exchanged) error {
 	if !at.met { // a session may begin anew, where one that died had left something
@@ -117,6 +129,7 @@ func (x *exchange) inside(s *tracee.Session, m *member, at *exchanged) error {
 		return err
 	}
 	err := x.begin(s, m, at)
+	reached(stepSockets, m)
 	if err = x.meeting.meet(err, x.divide); err != nil {
 		return errors.Join(err, x.goBack(s, m, at))
 	}
@@ -126,6 +139,7 @@ func (x *exchange) inside(s *tracee.Session, m *member, at *exchanged) error {
 	}
 	at.rebound = true
 	err = rebind(s, m.pid, m.bound, m.registered, at.in.staged, x.asyncFlags(m))
+	reached(stepBound, m)
 	if err = x.meeting.meet(err, nil); err != nil {
 		return errors.Join(err, x.goBack(s, m, at))
 	}
@@ -178,7 +192,11 @@ func (x *exchange) begin(s *tracee.Session, m *member, at *exchanged) error {
 	if err != nil {
 		return err
 	}
-	at.next = next
+	first := 0
+	if s.AtOnce() != nil {
+		first = 1 // a marker comes first
+	}
+	at.plan.record, at.plan.staged = next[first+2], next[first+3]
 	if st := m.standing; st != nil {
 		at.plan.kept, at.plan.recordAt, at.plan.previous = st.Kept, m.recordAt, upper[0]
 	} else {
@@ -187,7 +205,7 @@ func (x *exchange) begin(s *tracee.Session, m *member, at *exchanged) error {
 	if err := permits(s, m); err != nil {
 		return err
 	}
-	return makeSockets(s, m.pid, x.record.ID, next, &at.in)
+	return makeSockets(s, m.pid, x.record.ID, next[:], &at.in)
 }
 
 // asyncFlags are the status flags of a description that tells of readiness by
@@ -251,7 +269,7 @@ func (x *exchange) bringIn(s *tracee.Session, m *member, at *exchanged) error {
 	if m.standing != nil {
 		r.Old = m.standing.Old
 	}
-	r.Kept, r.Previous, r.Record, r.Staged = at.plan.kept, at.plan.previous, at.plan.recordAt, at.next[3]
+	r.Kept, r.Previous, r.Record, r.Staged = at.plan.kept, at.plan.previous, at.plan.recordAt, at.plan.staged
 	for _, b := range m.bound {
 		r.Bound = append(r.Bound, b.fd)
 	}
@@ -266,10 +284,11 @@ func (x *exchange) bringIn(s *tracee.Session, m *member, at *exchanged) error {
 	if err != nil {
 		return err
 	}
-	err = pass(s, m, at.next, record, x.new.file, &at.in)
+	err = pass(s, m, record, x.new.file, &at.plan, &at.in)
 	if err = errors.Join(err, record.Close()); err != nil {
 		return err
 	}
+	reached(stepPassed, m)
 	keep := duplicateCall(m.bound[0].fd, at.plan.previous)
 	results, err := s.Run([]tracee.Call{keep})
 	if err != nil {
@@ -278,6 +297,7 @@ func (x *exchange) bringIn(s *tracee.Session, m *member, at *exchanged) error {
 	if err := keep.Err(results[0]); err != nil {
 		return callRefusal(m.pid, "keep the old binding", err)
 	}
+	reached(stepKept, m)
 	at.in.previous, at.in.recordAt = int(results[0]), at.plan.recordAt
 	at.in.kept = at.plan.kept
 	if m.standing == nil {

@@ -253,9 +253,9 @@ func (m *member) checkMappings(old *description) error {
 	return nil
 }
 
-// room chooses the numbers of descriptors that an exchange takes: four that the
+// room chooses the numbers of descriptors that an exchange takes: five that the
 // kernel gives next, and those at the upper end of the table as it is allocated.
-func (m *member) room(high int) (next [4]int, upper []int, err error) {
+func (m *member) room(high int) (next [5]int, upper []int, err error) {
 	limit, err := m.p.DescriptorLimit()
 	if err != nil {
 		return next, nil, err

@@ -27,7 +27,8 @@ const createdMode = 0o640
 type opened struct {
 	*description
 	foreign bool         // another process has it as well: its flags are not ours to set
-	remove  func() error // takes out a file that was made for it
+	root    *procfs.Root // below which a file was made for it; nil if none was
+	path    string       // of that file
 }
 
 // open opens a resource in the world of a process: below its root directory, in its
@@ -49,7 +50,8 @@ func (r resource) open(ctx context.Context, p *procfs.Process, old *description,
 	var file *os.File
 	switch r.kind {
 	case toFile, toAppend:
-		file, o.remove, err = r.openFile(p, old, identity)
+		o.path = r.path
+		file, o.root, err = r.openFile(p, old, identity)
 	default:
 		file, err = r.openConnection(ctx, p, identity)
 	}
@@ -64,7 +66,9 @@ func (r resource) open(ctx context.Context, p *procfs.Process, old *description,
 		err = r.prepare(o.description, old)
 	}
 	if err != nil {
-		err = errors.Join(err, file.Close(), o.undo())
+		o.description = &description{file: file}
+		err = errors.Join(err, o.undo())
+		o.close()
 		return nil, err
 	}
 	return o, nil
@@ -72,10 +76,17 @@ func (r resource) open(ctx context.Context, p *procfs.Process, old *description,
 
 // undo takes out a file that was made.
 func (o *opened) undo() error {
-	if o.remove == nil {
+	if o.root == nil {
 		return nil
 	}
-	return o.remove()
+	return o.root.Remove(o.path, o.file)
+}
+
+func (o *opened) close() {
+	o.description.close()
+	if o.root != nil {
+		o.root.Close()
+	}
 }
 
 // statusFlags are what F_SETFL can carry over. Readiness by signal is not among
@@ -106,7 +117,8 @@ func (r resource) prepare(d, old *description) error {
 	return nil
 }
 
-func (r resource) openFile(p *procfs.Process, old *description, identity *kernel.Identity) (file *os.File, remove func() error, err error) {
+// openFile opens a file, or makes it: made is then the root directory below which.
+func (r resource) openFile(p *procfs.Process, old *description, identity *kernel.Identity) (file *os.File, made *procfs.Root, err error) {
 	root, err := p.OpenRoot()
 	if err != nil {
 		return nil, nil, err
@@ -138,7 +150,7 @@ func (r resource) openFile(p *procfs.Process, old *description, identity *kernel
 	if !created {
 		return file, nil, root.Close()
 	}
-	return file, func() error { return errors.Join(root.Remove(r.path, file), root.Close()) }, nil
+	return file, root, nil
 }
 
 func (r resource) openConnection(ctx context.Context, p *procfs.Process, identity *kernel.Identity) (file *os.File, err error) {

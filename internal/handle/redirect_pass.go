@@ -28,8 +28,15 @@ const (
 )
 
 // makeSockets lets a process, whose threads are all stopped, make a pair of
-// sockets, with names, at two numbers that are known beforehand.
-func makeSockets(s *tracee.Session, pid int, id [16]byte, next [4]int, in *placed) error {
+// sockets, with names, at two numbers that are known beforehand. A thread that makes
+// these calls one by one makes a marker first: a memfd whose name tells the numbers.
+func makeSockets(s *tracee.Session, pid int, id [16]byte, next []int, in *placed) error {
+	if s.AtOnce() != nil {
+		if err := makeMarker(s, pid, next, in); err != nil {
+			return err
+		}
+		next = next[1:]
+	}
 	at, err := s.Data(make([]byte, passBytes))
 	if err != nil {
 		return err
@@ -45,7 +52,7 @@ func makeSockets(s *tracee.Session, pid int, id [16]byte, next [4]int, in *place
 	if _, err := s.Data(data); err != nil {
 		return err
 	}
-	calls := []tracee.Call{{Number: syscall.SYS_SOCKETPAIR, Args: [6]uint64{afUnix, sockDgram | sockCloexec | sockNonblock, 0, at + passPair}}}
+	calls := []tracee.Call{{Number: syscall.SYS_SOCKETPAIR, Args: [6]uint64{afUnix, sockSeqpacket | sockCloexec | sockNonblock, 0, at + passPair}}}
 	for i, length := range lengths {
 		calls = append(calls, tracee.Call{Number: syscall.SYS_BIND, Args: [6]uint64{uint64(next[i]), at + passAddress + uint64(i*unixAddressBytes), length}})
 	}
@@ -71,11 +78,27 @@ func makeSockets(s *tracee.Session, pid int, id [16]byte, next [4]int, in *place
 	return nil
 }
 
+// makeMarker makes the marker of sockets, at the first number.
+func makeMarker(s *tracee.Session, pid int, next []int, in *placed) error {
+	at, err := s.Data(fmt.Appendf(nil, "%s%d-%d\x00", socketPrefix, next[1], next[2]))
+	if err != nil {
+		return err
+	}
+	fd, err := s.Call(sysMemfdCreate, at, mfdCloexec)
+	if err != nil {
+		return callRefusal(pid, "make a memfd", err)
+	}
+	if in.marker = int(fd); in.marker != next[0] {
+		return callRefusal(pid, "make a memfd", errNumbers)
+	}
+	return nil
+}
+
 var errNumbers = errors.New("descriptors got other numbers than expected")
 
 // pass brings the record and the new description into the process, at two numbers
-// that are known beforehand.
-func pass(s *tracee.Session, m *member, next [4]int, record, description *os.File, in *placed) error {
+// that are known beforehand: want has them.
+func pass(s *tracee.Session, m *member, record, description *os.File, want, in *placed) error {
 	socket, err := kernel.TakeDescriptor(m.pidfd, in.sockets[1])
 	if err != nil {
 		return err
@@ -116,7 +139,7 @@ func pass(s *tracee.Session, m *member, next [4]int, record, description *os.Fil
 			*at = int(int32(le.Uint32(control[16+4*i:])))
 		}
 	}
-	if in.record != next[2] || in.staged != next[3] {
+	if in.record != want.record || in.staged != want.staged {
 		return callRefusal(m.pid, "receive a descriptor", errNumbers)
 	}
 	return nil
@@ -129,8 +152,8 @@ func permits(s *tracee.Session, m *member) error {
 		fd = uint64(m.bound[0].fd)
 	}
 	calls := []tracee.Call{
-		{Number: syscall.SYS_SOCKETPAIR, Args: [6]uint64{afUnix, sockDgram | sockCloexec | sockNonblock}},
-		{Number: syscall.SYS_BIND}, {Number: syscall.SYS_RECVMSG}, {Number: syscall.SYS_CLOSE},
+		{Number: syscall.SYS_SOCKETPAIR, Args: [6]uint64{afUnix, sockSeqpacket | sockCloexec | sockNonblock}},
+		{Number: sysMemfdCreate, Args: [6]uint64{0, mfdCloexec}}, {Number: syscall.SYS_BIND}, {Number: syscall.SYS_RECVMSG}, {Number: syscall.SYS_CLOSE},
 		{Number: syscall.SYS_FCNTL, Args: [6]uint64{fd, fDupFDCloexec}},
 		{Number: sysDup3, Args: [6]uint64{fd, fd}}, {Number: sysDup3, Args: [6]uint64{fd, fd, syscall.O_CLOEXEC}},
 	}

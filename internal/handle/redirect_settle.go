@@ -74,30 +74,64 @@ func (m *member) has(fd int, i identity) bool {
 	return err == nil && file.Stat.Inode == i.Inode && file.Stat.Device == i.Device
 }
 
-// ownSockets finds the sockets by which an exchange brought something in.
+// ownSockets finds the sockets by which an exchange brought something in, and the
+// marker of those that may have no name yet, last.
 func (m *member) ownSockets() ([]int, error) {
 	links, err := m.p.Descriptors()
 	if err != nil {
 		return nil, err
 	}
-	var found []int
+	var found, markers []int
+	marked := make(map[int]bool)
+	for fd, link := range links {
+		numbers, ok := strings.CutPrefix(link, memfdPrefix+socketPrefix)
+		var a, b int
+		if _, err := fmt.Sscanf(numbers, "%d-%d (deleted)", &a, &b); ok && err == nil {
+			markers = append(markers, fd)
+			marked[a], marked[b] = true, true
+		}
+	}
 	for fd, link := range links {
 		if !strings.HasPrefix(link, "socket:[") {
 			continue
 		}
-		file, err := kernel.TakeDescriptor(m.pidfd, fd)
+		own, err := m.isOwnSocket(fd, marked[fd])
 		if err != nil {
-			continue // closed meanwhile
-		}
-		if name, ok := kernel.AbstractName(file); ok && strings.HasPrefix(name, socketPrefix) {
-			found = append(found, fd)
-		}
-		if err := file.Close(); err != nil {
 			return nil, err
+		}
+		if own {
+			found = append(found, fd)
 		}
 	}
 	slices.Sort(found)
-	return found, nil
+	return append(found, markers...), nil
+}
+
+// isOwnSocket reports whether a socket has a name of vOS's own, or has none, where a
+// marker tells of it, and is as vOS makes it.
+func (m *member) isOwnSocket(fd int, marked bool) (own bool, err error) {
+	file, err := kernel.TakeDescriptor(m.pidfd, fd)
+	if err != nil {
+		return false, nil // closed meanwhile
+	}
+	defer func() { err = errors.Join(err, file.Close()) }()
+	name, abstract := kernel.AbstractName(file)
+	if abstract && strings.HasPrefix(name, socketPrefix) {
+		return true, nil
+	}
+	if !marked || name != "" {
+		return false, nil
+	}
+	kind, err := kernel.Socket(file)
+	if err != nil {
+		return false, err
+	}
+	in, err := readInfo(m.p, fd)
+	if err != nil {
+		return false, nil // closed meanwhile
+	}
+	return kind.Family == kernel.FamilyUnix && kind.Type == sockSeqpacket && kind.Connected &&
+		in.flags&FlagNonblock != 0 && in.flags&FlagCloseExec != 0, nil
 }
 
 // left is what an exchange that was cut short has left in a process.
@@ -131,7 +165,7 @@ func settle(ctx context.Context, members []*member) ([]string, error) {
 		}
 	}
 	for _, id := range order {
-		words, err := settleOne(ctx, byID[id])
+		words, err := settleOne(ctx, byID[id], members)
 		if words != "" {
 			said = append(said, words)
 		}
@@ -148,8 +182,8 @@ func settle(ctx context.Context, members []*member) ([]string, error) {
 }
 
 // settleOne settles one exchange, in those of its processes that are not among the
-// given ones, too.
-func settleOne(ctx context.Context, all []*left) (said string, err error) {
+// members, too.
+func settleOne(ctx context.Context, all []*left, members []*member) (said string, err error) {
 	var more []*member
 	defer func() {
 		for _, m := range more {
@@ -157,7 +191,7 @@ func settleOne(ctx context.Context, all []*left) (said string, err error) {
 		}
 	}()
 	for _, o := range all[0].record.Others {
-		if slices.ContainsFunc(all, func(l *left) bool { return l.pid == o.PID }) {
+		if slices.ContainsFunc(members, func(m *member) bool { return m.pid == o.PID }) {
 			continue
 		}
 		m := openOther(ctx, o)

@@ -66,7 +66,7 @@ func parseResource(text string) (resource, error) {
 		var errPID, errFD error
 		r.pid, errPID = strconv.Atoi(pid)
 		r.fd, errFD = strconv.Atoi(fd)
-		if !found || errPID != nil || errFD != nil || r.pid <= 0 || r.fd < 0 {
+		if !found || errPID != nil || errFD != nil || r.pid <= 0 || r.fd < 0 || max(r.pid, r.fd) > maxDescriptor {
 			return wrong("write fd:PID:N, two numbers")
 		}
 	default:

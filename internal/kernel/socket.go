@@ -147,7 +147,7 @@ func CopySocketOptions(to, from *os.File) error {
 }
 
 // AbstractName returns the abstract name that a unix socket is bound to, without
-// the byte 0 before it; ok is false of anything else.
+// the byte 0 before it; ok is false of anything else, and name that of a path, if any.
 func AbstractName(file *os.File) (name string, ok bool) {
 	address, err := unix.Getsockname(int(file.Fd()))
 	if err != nil {
