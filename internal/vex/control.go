@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -83,15 +84,30 @@ func tellStatus(ctx context.Context, x Machine, c *api.Control) error {
 	return x.Programs(ctx, api.ProgramsRequest{Target: byPID(c.PID)}, func(program api.Program) error {
 		p := program.Processes[0]
 		c.Program = p.Name
+		if p.Modules == 0 && len(p.Unread) > 0 {
+			return cannotLook(p)
+		}
 		age := (time.Duration(p.AgeMS) * time.Millisecond).Round(time.Second)
 		c.Lines = append(c.Lines, fmt.Sprintf("%s (%d) has run for %v, with %d threads and %d modules.", p.Name, p.PID, age, p.Threads, p.Modules),
-			some("No module is corrupted.", "Corrupted", p.CorruptModules),
+			some("The code of no module is corrupted.", "Corrupted", p.CorruptModules),
 			some("No module's file was replaced on disk.", "Replaced or deleted on disk", p.OutdatedModules))
 		if len(p.Unread) > 0 {
 			c.Lines = append(c.Lines, "Not read: "+strings.Join(p.Unread, "; ")+".")
 		}
 		return nil
 	})
+}
+
+// cannotLook is why nothing can be said of a process's modules.
+func cannotLook(p api.Process) error {
+	if len(p.Refusals) > 0 {
+		return p.Refusals[0]
+	}
+	err := errors.New(strings.Join(p.Unread, "; "))
+	if slices.ContainsFunc(p.Unread, func(u string) bool { return strings.HasSuffix(u, ": "+api.UnreadNotPermitted) }) {
+		err = fmt.Errorf("%w: %w", api.ErrNotPermitted, err)
+	}
+	return fmt.Errorf("look into process %d: %w", p.PID, err)
 }
 
 // some lists names, or says that there are none.
