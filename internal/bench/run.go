@@ -24,6 +24,7 @@ var groups = []group{
 	{"refresh", "healing; held up: one thread borrowed, or all stopped where the processors are busy", Heal},
 	{"match", "two builds compared, on their files", Match},
 	{"replace", "another build takes over; floor: bare stop of the same process", Replace},
+	{"redirect", "a descriptor is bound to something else, and back; floor: bare stop of one process", Redirect},
 	{"latency", "nginx while its libz is replaced once a second; floor: while it is not", Latency},
 	{"calls", "1000 calls, counted, processor time; floor: not counted", Calls},
 	{"attach", "calls come to be counted, and cease to be; floor: bare stop of the same process", Attach},

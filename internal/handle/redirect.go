@@ -452,12 +452,11 @@ func (w *redirecting) exchange() (*exchange, error) {
 		x.known[m.pid] = true
 	}
 	x.atRest = w.AtRest && w.old.class == classConnection
-	x.grown = func(pid int) bool {
-		if isOwn(pid) || w.Grown == nil || !w.Grown(pid) {
-			return false
+	if w.Grown != nil {
+		x.grown = func(pid int) bool {
+			w.hasGrown = !isOwn(pid) && w.Grown(pid)
+			return w.hasGrown
 		}
-		w.hasGrown = true
-		return true
 	}
 	x.record = redirectRecord{Begun: time.Now(), New: w.new.identity(), Back: w.Back, Number: w.FD,
 		Others: x.others(), From: w.from, To: w.toText()}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"runtime"
 	"slices"
 	"sync"
 	"syscall"
@@ -78,6 +79,8 @@ func (x *exchange) carryOut(ctx context.Context) error {
 	for _, m := range x.members {
 		x.places[m] = &exchanged{plan: nothingPlaced, in: nothingPlaced}
 	}
+	// The sessions wait for each other, and none may wait for a processor of Go's.
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(len(x.members) + runtime.NumCPU()))
 	var all sync.WaitGroup
 	for _, m := range x.members {
 		at := x.places[m]
@@ -116,6 +119,9 @@ var reached = func(step, *member) {}
 
 // inside is the session of one process.
 func (x *exchange) inside(s *tracee.Session, m *member, at *exchanged) error {
+	if err := s.Prepare(); err != nil {
+		return err
+	}
 	if !at.met { // a session may begin anew, where one that died had left something
 		at.met = true
 		if err := x.meeting.meet(nil, nil); err != nil {
@@ -170,14 +176,8 @@ func (x *exchange) begin(s *tracee.Session, m *member, at *exchanged) error {
 			return err
 		}
 	}
-	children, err := m.p.Children()
-	if err != nil {
+	if err := x.checkChildren(m); err != nil {
 		return err
-	}
-	for _, pid := range children {
-		if !x.known[pid] && x.grown != nil && x.grown(pid) {
-			return errChanging
-		}
 	}
 	if len(m.registered) > 0 || x.asyncFlags(m) >= 0 {
 		if s.AtOnce() != nil {
@@ -206,6 +206,23 @@ func (x *exchange) begin(s *tracee.Session, m *member, at *exchanged) error {
 		return err
 	}
 	return makeSockets(s, m.pid, x.record.ID, next[:], &at.in)
+}
+
+// checkChildren returns errChanging where a process was started that takes part.
+func (x *exchange) checkChildren(m *member) error {
+	if x.grown == nil {
+		return nil
+	}
+	children, err := m.p.Children()
+	if err != nil {
+		return err
+	}
+	for _, pid := range children {
+		if !x.known[pid] && x.grown(pid) {
+			return errChanging
+		}
+	}
+	return nil
 }
 
 // asyncFlags are the status flags of a description that tells of readiness by

@@ -23,6 +23,8 @@ type member struct {
 	pidfd    *os.File
 	identity procfs.Auxv
 
+	limit, slots int // of descriptors: how many it may have, and has room for
+
 	numbers    []int        // its open descriptors
 	bound      []bound      // those of the description
 	registered []registered // with which epolls they are registered
@@ -188,6 +190,14 @@ func (r registered) disarmed() bool {
 
 // check looks, while the process runs, for what speaks against an exchange.
 func (m *member) check(old *description) error {
+	status, err := m.p.Status()
+	if err != nil {
+		return err
+	}
+	m.slots = status.Slots
+	if m.limit, err = m.p.DescriptorLimit(); err != nil {
+		return err
+	}
 	tids, err := m.p.Threads()
 	if err != nil {
 		return err
@@ -256,14 +266,6 @@ func (m *member) checkMappings(old *description) error {
 // room chooses the numbers of descriptors that an exchange takes: five that the
 // kernel gives next, and those at the upper end of the table as it is allocated.
 func (m *member) room(high int) (next [5]int, upper []int, err error) {
-	limit, err := m.p.DescriptorLimit()
-	if err != nil {
-		return next, nil, err
-	}
-	status, err := m.p.Status()
-	if err != nil {
-		return next, nil, err
-	}
 	taken := make(map[int]bool, len(m.numbers))
 	for _, fd := range m.numbers {
 		taken[fd] = true
@@ -275,18 +277,18 @@ func (m *member) room(high int) (next [5]int, upper []int, err error) {
 		}
 		next[i], taken[at] = at, true
 	}
-	for fd := min(status.Slots, limit) - 1; fd >= 0 && len(upper) < high; fd-- {
+	for fd := min(m.slots, m.limit) - 1; fd >= 0 && len(upper) < high; fd-- {
 		if !taken[fd] {
 			upper, taken[fd] = append(upper, fd), true
 		}
 	}
-	for fd := status.Slots; fd < limit && len(upper) < high; fd++ {
+	for fd := m.slots; fd < m.limit && len(upper) < high; fd++ {
 		if !taken[fd] {
 			upper, taken[fd] = append(upper, fd), true
 		}
 	}
-	if at >= limit || len(upper) < high {
-		return next, nil, exhaustedRefusal(m.pid, limit)
+	if at >= m.limit || len(upper) < high {
+		return next, nil, exhaustedRefusal(m.pid, m.limit)
 	}
 	return next, upper, nil
 }

@@ -43,8 +43,7 @@ func (s *Session) Borrow() error {
 	if s.borrowed != nil {
 		return nil
 	}
-	area, err := findScratch(s.process)
-	if err != nil {
+	if err := s.Prepare(); err != nil {
 		return err
 	}
 	tid, err := s.lender()
@@ -63,7 +62,20 @@ func (s *Session) Borrow() error {
 	if b.thread, err = s.stopLender(tid); err != nil {
 		return err
 	}
-	return s.prepare(b, area)
+	return s.prepare(b, *s.area)
+}
+
+// Prepare finds out what Borrow has to know and takes time: called before StopAll,
+// it is not the program's.
+func (s *Session) Prepare() error {
+	if s.area != nil {
+		return nil
+	}
+	area, err := findScratch(s.process)
+	if err == nil {
+		s.area = &area
+	}
+	return err
 }
 
 // stopLender stops the thread to borrow.

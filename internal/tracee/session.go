@@ -49,6 +49,7 @@ type Session struct {
 	threads  map[int]*thread
 	borrowed *borrowed
 	gadgets  Gadgets
+	area     *scratch // nil before Prepare
 	journal  []undo
 	xstate   []byte // room to read one thread's extended state
 	ownPID   uint64 // the process's id in its own pid namespace
