@@ -39,6 +39,8 @@ type Executive interface {
 	Attach(ctx context.Context, r AttachRequest, emit func(Interception) error) error
 	// Detach emits one Interception a process.
 	Detach(ctx context.Context, r DetachRequest, emit func(Interception) error) error
+	// Usage emits one UsageReport a reading.
+	Usage(ctx context.Context, r UsageRequest, emit func(UsageReport) error) error
 	// Outdated emits one Currency a process, also of those that are up to date.
 	Outdated(ctx context.Context, r OutdatedRequest, emit func(Currency) error) error
 	// Handles emits one Holdings a process.
@@ -134,6 +136,9 @@ type Module struct {
 	Refusals       []Refusal `json:"refusals"`    // why it can't be refreshed
 	Replaceable    bool      `json:"replaceable"` // by a build that nothing else speaks against
 	Obstacles      []Refusal `json:"obstacles"`   // why no build can replace it
+
+	Imported *int `json:"imported,omitempty"` // functions that it has import slots for; nil where that is not known
+	Used     *int `json:"used,omitempty"`     // of these, called since they are counted; nil where they are not
 }
 
 // VerifyRequest asks whether the modules of a target are what their files say.

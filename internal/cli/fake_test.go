@@ -27,6 +27,7 @@ type fake struct {
 	menus         []api.Menu
 	controls      []api.Control
 	interceptions []api.Interception
+	usageReports  []api.UsageReport
 	err           error
 	interrupt     bool          // interrupts itself after emitting, and waits
 	hang          bool          // waits for the context after emitting
@@ -86,6 +87,10 @@ func (f fake) Attach(ctx context.Context, r api.AttachRequest, emit func(api.Int
 
 func (f fake) Detach(ctx context.Context, r api.DetachRequest, emit func(api.Interception) error) error {
 	return play(ctx, f, r, f.interceptions, emit)
+}
+
+func (f fake) Usage(ctx context.Context, r api.UsageRequest, emit func(api.UsageReport) error) error {
+	return play(ctx, f, r, f.usageReports, emit)
 }
 
 func (f fake) Outdated(ctx context.Context, r api.OutdatedRequest, emit func(api.Currency) error) error {
@@ -251,6 +256,30 @@ var fakes = map[string]fake{
 	"asked-failed":  {controls: []api.Control{{PID: 4000, Program: "galculator", Verb: api.VerbRefresh, Outcome: api.Failed, Lines: []string{"Failed: libz.so.1."}, Error: "libz.so.1 (stop thread: timed out)"}}},
 	"shown":         {controls: []api.Control{{PID: 4000, Program: "galculator", Verb: api.VerbStatus, Outcome: api.Done, Lines: []string{"fine"}, Shown: true}}},
 	"unshown":       {controls: []api.Control{{PID: 4000, Program: "galculator", Verb: api.VerbStatus, Outcome: api.Done, Lines: []string{"two", "lines"}, Unshown: "it has no menu"}}},
+	"used": {
+		modules: []api.Module{{PID: 811, Program: "nginx", Module: "libz.so.1", Path: "/usr/lib/libz.so.1", BuildID: "c0ffee", Base: "0x7f0000000000", Kind: "library", File: api.FileSame, Refreshable: true, Imported: new(30), Used: new(7)}},
+		usageReports: []api.UsageReport{{
+			Interceptions: []api.Interception{{PID: 811, Program: "nginx", Outcome: api.Attached, Memory: true, Slots: 415, PauseUS: 210}},
+			Usages: []api.Usage{
+				usage(811, "nginx", 0),
+				usage(811, "libz.so.1", 10_000_000),
+				{PID: 811, Program: "nginx", Module: api.ByPointer, Base: "0x1", Calls: 9, Uncounted: notCounted[:1]},
+			},
+		}},
+		interceptions: []api.Interception{{PID: 811, Program: "nginx", Outcome: api.Detached, Slots: 415, PauseUS: 190, Residual: []string{"0x7f0000000000-0x7f0000100000: the program may have copied 3 of its addresses"}}},
+	},
+	"used-twice": {usageReports: []api.UsageReport{
+		{Usages: []api.Usage{{PID: 811, Program: "nginx", Module: "nginx", Base: "0x1000", Imported: 30, Used: 7, Calls: 100}}},
+		{Round: 1, Ended: []int{812}, Interceptions: []api.Interception{{PID: 811, Program: "nginx", Outcome: api.Attached, Slots: 12}},
+			Usages: []api.Usage{{PID: 811, Program: "nginx", Module: "nginx", Base: "0x1000", Round: 1, Imported: 30, Used: 8, Calls: 120, ForUS: 2_000_000, CallsPerSecond: 10}}},
+	}},
+	"folded": {usageReports: []api.UsageReport{{Samples: []api.SampledBlocks{
+		{PID: 811, Program: "nginx", Module: "libz.so.1", Caller: "zcalloc", Function: "malloc@GLIBC_2.2.5", Bytes: 1 << 20},
+		{PID: 811, Program: "two words", Module: "a;b", Caller: hostileName, Function: "", Bytes: 3},
+	}}}},
+	"use-refused": {usageReports: []api.UsageReport{{
+		Interceptions: []api.Interception{{PID: 812, Program: "nginx", Outcome: api.Refused, Refusals: []api.Refusal{{Code: "interceptor_corrupt", Subject: "nginx", Detail: "the interceptor at 0x7f0000000000: corrupt interceptor", Remedy: "restart the program"}}}},
+	}}},
 	"attached": {interceptions: []api.Interception{
 		{PID: 811, Program: "nginx", Outcome: api.Attached, Memory: true, Modules: 8, Functions: 412, Slots: 415, Mapped: 3 << 20, PauseUS: 210, BorrowUS: 90, TotalUS: 21_000, Uncounted: notCounted},
 		{PID: 812, Program: "nginx", Outcome: api.Clean, Memory: true, Modules: 8, Functions: 412, Mapped: 3 << 20, TotalUS: 9000},
@@ -420,6 +449,11 @@ var fakes = map[string]fake{
 			Refusals: []api.Refusal{{Code: hostileName, Subject: hostileName, Detail: hostileName, Remedy: hostileName}}}},
 		menus:    []api.Menu{{PID: 666, Program: hostileName, Outcome: api.Failed, Mapped: hostileName, Error: hostileName, Steps: []string{hostileName}, Residual: []string{hostileName}, Refusals: []api.Refusal{{Code: hostileName, Detail: hostileName, Remedy: hostileName}}}},
 		controls: []api.Control{{PID: 666, Program: hostileName, Outcome: api.Failed, Lines: []string{hostileName}, Unshown: hostileName, Error: hostileName}},
+		usageReports: []api.UsageReport{{
+			Interceptions: []api.Interception{{PID: 666, Program: hostileName, Outcome: api.Failed, Error: hostileName}},
+			Usages:        []api.Usage{{PID: 666, Program: hostileName, Module: hostileName, Base: hostileName, ForUS: 1, Grows: true, Functions: []api.FunctionUsage{{Function: hostileName, Calls: 1}}, Uncounted: []api.Uncounted{{Module: hostileName, Why: hostileName, Functions: []string{hostileName}}}}},
+			Samples:       []api.SampledBlocks{{Program: hostileName, Module: hostileName, Caller: hostileName, Function: hostileName}},
+		}},
 		interceptions: []api.Interception{{PID: 666, Program: hostileName, Outcome: api.Failed, Error: hostileName, Steps: []string{hostileName}, Residual: []string{hostileName},
 			Refusals: []api.Refusal{{Code: hostileName, Subject: hostileName, Detail: hostileName, Remedy: hostileName}}, Uncounted: []api.Uncounted{{Module: hostileName, Why: hostileName, Functions: []string{hostileName}}}}},
 		operations: []api.Operation{{PID: 666, Program: "nginx", Module: hostileName, Path: hostileName, Outcome: api.Failed, Error: hostileName, Steps: []string{hostileName}, Residual: []string{hostileName}}},
@@ -443,6 +477,20 @@ func redirected(pid int, outcome api.Outcome) api.Redirection {
 		o.Kept, o.Error = -1, "the tracer was lost"
 	}
 	return o
+}
+
+// usage is what a module of a process has called; for_us is the time of its rates.
+func usage(pid int, module string, forUS int64) api.Usage {
+	u := api.Usage{
+		PID: pid, Program: "nginx", Module: module, Base: "0x7f0000000000", Imported: 30, Used: 7, Calls: 12_345, Opens: 3, Closes: 2,
+		Memory: true, AllocatedBytes: 5 << 20, FreedBytes: 6 << 20, HeldBytes: -1 << 20, OwnedBytes: 3 << 20,
+		Functions: []api.FunctionUsage{{Function: "malloc@GLIBC_2.2.5", Calls: 12_000, AllocatedBytes: 5 << 20}, {Function: "close@GLIBC_2.2.5", Calls: 345}},
+	}
+	if forUS > 0 {
+		u.ForUS, u.CallsPerSecond, u.OwnedBytesPerSecond, u.OwnedErrorBytes, u.Grows = forUS, 1234.5, 300_000, 1<<20, true
+		u.Functions[0].CallsPerSecond = 1200
+	}
+	return u
 }
 
 var notCounted = []api.Uncounted{

@@ -25,8 +25,10 @@ place), none (it exists in memory only) or unknown. REFRESH is yes, or no with
 the codes of the reasons; --verbose spells the reasons and their remedies out.
 
 GEN is shown where a module was replaced: 0→1 is the build that the program
-loaded, whose calls now reach generation 1; 1 alone is the build of generation 1
-that vOS mapped beside it.
+loaded, whose calls now reach generation 1; 1 alone is the build of generation
+1 that vOS mapped beside it. USED is shown where calls are counted (vos
+attach): of the functions that the module imports, those that it has called
+since.
 
 ` + exitHelp(exitOK, exitFailed, exitUsage, exitSome, exitNotSupported,
 			exitNotPermitted, exitGone, exitRefused, exitInterrupted),
@@ -64,6 +66,7 @@ func (a *app) listModules(ctx context.Context, x api.Executive, r api.ModulesReq
 		column{title: "TEXT", right: true, spare: 5},
 		column{title: "MAPPED", right: true, spare: 6},
 		column{title: "DIRTY", right: true, spare: 1},
+		column{title: "USED", right: true, rare: true, spare: 1},
 		column{title: "FILE"},
 		column{title: "CORRUPT"},
 		column{title: "REFRESH", elastic: true})
@@ -105,6 +108,7 @@ func (a *app) addModule(t *table, m api.Module) {
 		text(byteSize(m.TextBytes)),
 		text(byteSize(m.MappedBytes)),
 		text(strconv.Itoa(m.DirtyTextPages)),
+		text(usedOf(m)),
 		fileCell(m),
 		yesNo(m.Corrupt, bad),
 		refreshCell(m),
@@ -122,6 +126,14 @@ func (a *app) addModule(t *table, m api.Module) {
 			t.note(escaped("  remedy: " + r.Remedy))
 		}
 	}
+}
+
+// usedOf is empty of a module whose calls are not counted.
+func usedOf(m api.Module) string {
+	if m.Imported == nil || m.Used == nil {
+		return ""
+	}
+	return fmt.Sprintf("%d/%d", *m.Used, *m.Imported)
 }
 
 // generation is empty of a module that vOS never replaced.

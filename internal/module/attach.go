@@ -257,7 +257,7 @@ func (d *design) importer(m *Module) int {
 
 // SharedImporter is the name under which calls by pointers are counted, which may be
 // any module's.
-const SharedImporter = "(by pointer)"
+const SharedImporter = api.ByPointer
 
 // intercepted reports whether an address is that of an interceptor's stub.
 func (p *Process) intercepted(address uint64) bool {

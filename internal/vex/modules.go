@@ -120,10 +120,20 @@ func selected(p *module.Process, t api.Target) []*module.Module {
 func (Machine) Modules(ctx context.Context, r api.ModulesRequest, emit func(api.Module) error) error {
 	return eachProcess(ctx, r.Target, false, func(ctx context.Context, p *module.Process, modules []*module.Module) ([]api.Module, error) {
 		var all []api.Module
+		imported, used, err := p.Imports()
+		if err != nil {
+			imported, used = nil, nil // it has none, or may not be read
+		}
 		for _, m := range modules {
 			d, err := describeModule(ctx, p, m)
 			if err != nil {
 				return all, err
+			}
+			if n, ok := imported[m]; ok {
+				d.Imported = &n
+			}
+			if n, ok := used[m]; ok {
+				d.Used = &n
 			}
 			all = append(all, d)
 		}
