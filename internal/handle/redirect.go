@@ -37,8 +37,8 @@ var ErrGrown = errors.New("the program has started another process")
 // lookTries and tryAgain bound how often a program is looked at that changes its
 // descriptors, or waits in a way in which it can't be done.
 const (
-	lookTries = 150
-	tryAgain  = 10 * time.Millisecond
+	lookTries = 40
+	tryAgain  = 10 * time.Millisecond // at first, and longer by and by
 )
 
 // Redirect binds a descriptor to another resource, in all of the processes that
@@ -76,7 +76,7 @@ func Redirect(ctx context.Context, processes []*procfs.Process, r Redirection) (
 		select {
 		case <-ctx.Done():
 			return nil, errors.Join(ctx.Err(), w.undoNew())
-		case <-time.After(tryAgain):
+		case <-time.After(tryAgain * time.Duration(n/4+1)):
 		}
 	}
 	return results, err
@@ -199,6 +199,9 @@ func (w *redirecting) try(ctx context.Context) ([]api.Redirection, error) {
 	}
 	if w.DryRun {
 		return w.results(api.Planned, nil), nil
+	}
+	if err := w.checkIdle(); err != nil {
+		return nil, err
 	}
 	x, err := w.exchange()
 	if err == nil {
@@ -443,6 +446,26 @@ func hasDescription(p *procfs.Process, d *description) (bool, string) {
 		}
 	}
 	return false, ""
+}
+
+// checkIdle returns errChanging where a stop would only show that the program is at
+// work on the descriptor.
+func (w *redirecting) checkIdle() error {
+	for _, m := range w.members {
+		if slices.ContainsFunc(m.registered, registered.disarmed) {
+			return errDisarmed
+		}
+	}
+	if w.AtRest && w.old.class == classConnection {
+		now, err := kernel.RestOf(w.old.file)
+		if err != nil {
+			return err
+		}
+		if (rest{now}).busy() {
+			return errBusy
+		}
+	}
+	return nil
 }
 
 // exchange is what is to be carried out.

@@ -24,22 +24,30 @@ const (
 // errBusy is that a connection is in the middle of something.
 var errBusy = fmt.Errorf("the connection is in use: %w", errChanging)
 
+// rest is how long nothing has happened on a connection.
+type rest struct{ kernel.Rest }
+
+// answered reports whether the last that happened is that something came.
+func (r rest) answered() bool { return r.Timed && r.Received < r.Sent }
+
+// busy reports whether something is under way for certain, or may just be.
+func (r rest) busy() bool {
+	return r.Unread > 0 || r.Unsent > 0 || r.Timed && !r.answered() && r.Sent < restAfter
+}
+
 // checkRest returns errBusy unless nothing is under way on the connection, as far as
 // can be told: nothing is unread or unsent; and either the last that happened was
 // that something came, or what was sent is a while ago and no thread waits for an
 // answer. All threads of the process are stopped.
 func (m *member) checkRest(d *description) error {
-	rest, err := kernel.RestOf(d.file)
+	now, err := kernel.RestOf(d.file)
 	if err != nil {
 		return err
 	}
-	switch {
-	case rest.Unread > 0, rest.Unsent > 0:
+	if r := (rest{now}); r.busy() {
 		return errBusy
-	case rest.Timed && rest.Received < rest.Sent:
+	} else if r.answered() {
 		return nil
-	case rest.Timed && rest.Sent < restAfter:
-		return errBusy
 	}
 	tids, err := m.p.Threads()
 	if err != nil {

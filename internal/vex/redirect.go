@@ -14,9 +14,10 @@ import (
 
 // Redirect implements api.Executive.
 func (Machine) Redirect(ctx context.Context, r api.RedirectRequest, emit func(api.Redirection) error) error {
-	for {
+	const tries = 30
+	for n := 0; ; n++ {
 		results, err := redirect(ctx, r)
-		if errors.Is(err, handle.ErrGrown) && ctx.Err() == nil {
+		if errors.Is(err, handle.ErrGrown) && ctx.Err() == nil && n < tries {
 			// Its new process takes part in the next try.
 			time.Sleep(time.Millisecond)
 			continue
