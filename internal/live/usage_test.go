@@ -1,9 +1,14 @@
 package live
 
 import (
+	"bufio"
 	"context"
+	"io"
+	"os"
+	"os/exec"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -83,6 +88,121 @@ func TestAttachCommand(t *testing.T) {
 		t.Errorf("under load: %v", totals)
 	}
 	for _, pid := range pids {
+		checkFree(t, pid)
+	}
+}
+
+// A talker is a program that is asked, and answers, by lines.
+type talker struct {
+	pid   int
+	in    io.Writer
+	lines *bufio.Scanner
+}
+
+// startTalker starts a program that says when it is ready, and ends it with the test.
+func startTalker(t *testing.T, cmd *exec.Cmd) *talker {
+	t.Helper()
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd.Stderr = os.Stderr
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := syscall.Kill(cmd.Process.Pid, 0); err != nil {
+			t.Errorf("the program has ended: %v", err)
+		}
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait() // killed
+	})
+	k := &talker{pid: cmd.Process.Pid, in: in, lines: bufio.NewScanner(out)}
+	k.hears(t, "ready")
+	return k
+}
+
+// hears waits for a line.
+func (k *talker) hears(t *testing.T, want string) {
+	t.Helper()
+	if !k.lines.Scan() || k.lines.Text() != want {
+		t.Fatalf("the program says %q, %v, want %q", k.lines.Text(), k.lines.Err(), want)
+	}
+}
+
+// asks sends a line, and waits for the answer.
+func (k *talker) asks(t *testing.T, line, want string) {
+	t.Helper()
+	if _, err := io.WriteString(k.in, line+"\n"); err != nil {
+		t.Fatal(err)
+	}
+	k.hears(t, want)
+}
+
+// usageOf returns what vos usage tells of a target, by modules.
+func usageOf(t *testing.T, target string, flags ...string) map[string]api.Usage {
+	t.Helper()
+	all := make(map[string]api.Usage)
+	for _, u := range lines[api.Usage](t, vos(t, append([]string{"usage", target, "--json"}, flags...)...).expect(t, 0)) {
+		if _, twice := all[u.Module]; twice {
+			t.Errorf("%s is told twice", u.Module)
+		}
+		all[u.Module] = u
+	}
+	return all
+}
+
+// TestUsageOfNginx counts the calls of nginx's workers while it answers: each request
+// is received by one recv.
+func TestUsageOfNginx(t *testing.T) {
+	nginx := testbed.RunNginx(t, testbed.NginxOptions{})
+	load := nginx.Load(context.Background(), testbed.LoadOptions{})
+	attachAll(t, nginx.Workers())
+	calls := func() (received uint64) {
+		t.Helper()
+		for _, pid := range nginx.Workers() {
+			for _, u := range usageOf(t, strconv.Itoa(pid), "--functions") {
+				if u.Used > u.Imported || u.Used != len(u.Functions) {
+					t.Errorf("%s uses %d of %d functions, %d are told", u.Module, u.Used, u.Imported, len(u.Functions))
+				}
+				for _, f := range u.Functions {
+					if f.Function == "recv@GLIBC_2.2.5" {
+						received += f.Calls
+					}
+				}
+			}
+		}
+		return received
+	}
+	before, served := calls(), load.Totals().Served
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	if err := load.Await(ctx, 1000); err != nil {
+		t.Fatal(err)
+	}
+	served = load.Totals().Served - served
+	const atOnce = 100 // requests under way at the first reading
+	if received := calls() - before; received+atOnce < uint64(served) {
+		t.Errorf("%d calls of recv for %d requests", received, served)
+	}
+	worker := strconv.Itoa(nginx.Workers()[0])
+	for name, u := range usageOf(t, worker, "--for", "1s") {
+		if u.ForUS < 1_000_000 || name == "nginx" && u.CallsPerSecond == 0 {
+			t.Errorf("%s under load: %+v", name, u)
+		}
+	}
+	if totals := load.Stop(); totals.Failed > 0 {
+		t.Errorf("under load: %v", totals)
+	}
+	for _, pid := range nginx.Workers() {
+		vos(t, "usage", strconv.Itoa(pid), "--stop").expect(t, 0)
+		if i := vos(t, "usage", strconv.Itoa(pid), "--stop", "--json").expect(t, 0); i.Stdout != "" {
+			t.Errorf("it is counted on: %s", i.Stdout)
+		}
 		checkFree(t, pid)
 	}
 }
