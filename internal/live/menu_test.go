@@ -307,6 +307,56 @@ func TestMenuOfManyWindows(t *testing.T) {
 	}
 }
 
+// TestMenuWhileWindowsComeAndGo adds the item and takes it out while windows are
+// opened and closed all the time.
+func TestMenuWhileWindowsComeAndGo(t *testing.T) {
+	s, f := windows(t, "bars=3")
+	items(t, f, 3)
+	before := leftIn(t, s.pid)
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		for n := 0; ; n++ {
+			select {
+			case <-stop:
+				return
+			case <-time.After(3 * time.Millisecond):
+			}
+			// Of two signals of one kind that come together one is lost.
+			if err := syscall.Kill(s.pid, []syscall.Signal{syscall.SIGUSR1, syscall.SIGUSR2}[n%2]); err != nil {
+				t.Error(err)
+				return
+			}
+		}
+	}()
+	rounds := 30
+	if soak {
+		rounds = 400
+	}
+	unfit := 0
+	for range rounds {
+		// For a moment there may be no window.
+		if r := vos(t, "attach", "--menu", s.target()); r.Code == 7 && strings.Contains(r.Stderr, "no_menu_bar") {
+			unfit++
+		} else {
+			r.expect(t, 0)
+		}
+		got := menus(t, vos(t, "attach", "--menu", "--remove", s.target(), "--json").expect(t, 0))
+		if len(got) != 1 || len(got[0].Residual) > 0 {
+			t.Fatalf("removed: %+v", got)
+		}
+		s.unharmed(t)
+		if now := leftIn(t, s.pid); now.own != 0 || now.descriptors != before.descriptors {
+			t.Fatalf("left: %+v, before %+v", now, before)
+		}
+	}
+	close(stop)
+	<-stopped
+	if unfit > rounds/2 {
+		t.Errorf("%d of %d times there was no window", unfit, rounds)
+	}
+}
+
 // TestMenuOfVOSElsewhere adds the item by a copy of vos, and again by another one:
 // its entries start that one then, and the memory of the first is gone.
 func TestMenuOfVOSElsewhere(t *testing.T) {

@@ -42,6 +42,22 @@ func (t *target) Session(ctx context.Context, f func(*tracee.Session) error) err
 	return err
 }
 
+const (
+	// patience is how long that is tried again which takes back, or out.
+	patience = time.Second
+	pause    = 5 * time.Millisecond
+)
+
+// insist runs f as Session does, and again where that is refused: a thread may just
+// be where it can't be stopped.
+func (t *target) insist(ctx context.Context, f func(*tracee.Session) error) (err error) {
+	for end := time.Now().Add(patience); ; time.Sleep(pause) {
+		if err = t.Session(ctx, f); len(api.Refusals(err)) == 0 || time.Now().After(end) {
+			return err
+		}
+	}
+}
+
 // Commit carries out a plan without refusals. The process is to be held against
 // other vos (procfs.Process.Lock) from before the plan was made.
 func (a *Plan) Commit(ctx context.Context, process *module.Process) (done Result, err error) {
@@ -121,14 +137,13 @@ func (a *Plan) remove(ctx context.Context, p *target) (done Result, err error) {
 	if err != nil || len(undo) == 0 {
 		return done, err
 	}
-	err = p.Session(ctx, func(s *tracee.Session) error {
+	return done, p.insist(ctx, func(s *tracee.Session) error {
 		if err := s.Borrow(); err != nil {
 			return err
 		}
 		_, err := s.Run(undo)
 		return err
 	})
-	return done, err
 }
 
 // takeOut lets the main loop destroy the items, and unmaps the menu.
@@ -146,20 +161,15 @@ func takeOut(ctx context.Context, p *target, m *mapped, functions map[string]uin
 	return done, err
 }
 
-const (
-	// unmapPatience is how long a thread may stand in the menu's code.
-	unmapPatience = time.Second
-	unmapPause    = 5 * time.Millisecond
-)
-
-// unmap unmaps the menu where nothing leads to it, and says why not otherwise.
+// unmap unmaps the menu where nothing leads to it, and says why not otherwise: a
+// refusal is one reason of several, as the items are gone by now.
 func (m *mapped) unmap(ctx context.Context, p *target) (why string, err error) {
 	maps, err := p.Maps()
 	if err != nil {
 		return "", err
 	}
 	code := func(r tracee.Range) tracee.Range { return tracee.Range{Start: m.base + r.Start, End: m.base + r.End} }
-	for end := time.Now().Add(unmapPatience); ; time.Sleep(unmapPause) {
+	for end := time.Now().Add(patience); ; time.Sleep(pause) {
 		err = p.Session(ctx, func(s *tracee.Session) error {
 			if err := s.StopAll(); err != nil {
 				return err
@@ -187,6 +197,9 @@ func (m *mapped) unmap(ctx context.Context, p *target) (why string, err error) {
 			_, err = s.Call(syscall.SYS_MUNMAP, m.base, m.size)
 			return err
 		})
+		if refusals := api.Refusals(err); len(refusals) > 0 {
+			why, err = refusals[0].Subject+": "+refusals[0].Detail, nil
+		}
 		if err != nil || why == "" || time.Now().After(end) {
 			return why, err
 		}

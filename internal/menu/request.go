@@ -125,7 +125,7 @@ func (m *mapped) await(ctx context.Context, memory *procfs.Memory, number uint64
 // withdraw takes a request back, with all threads stopped, or reports that the
 // main loop has taken it.
 func (m *mapped) withdraw(ctx context.Context, p *target) (taken bool, err error) {
-	err = p.Session(ctx, func(s *tracee.Session) error {
+	err = p.insist(ctx, func(s *tracee.Session) error {
 		if err := s.StopAll(); err != nil {
 			return err
 		}
@@ -138,5 +138,9 @@ func (m *mapped) withdraw(ctx context.Context, p *target) (taken bool, err error
 		}
 		return s.Write(m.base+m.state+stateRequest, make([]byte, 8))
 	})
+	if refusals := api.Refusals(err); len(refusals) > 0 { // no refusal any more: something may come of it
+		err = fmt.Errorf("the main loop of process %d has not come to it yet, and may still do so: it can't be withdrawn: %s: %s",
+			p.PID(), refusals[0].Subject, refusals[0].Detail)
+	}
 	return taken, err
 }

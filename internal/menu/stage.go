@@ -107,14 +107,13 @@ func unstage(ctx context.Context, p *target) error {
 	if err != nil || len(undo) == 0 {
 		return err
 	}
-	err = p.Session(ctx, func(s *tracee.Session) error {
+	return p.insist(ctx, func(s *tracee.Session) error {
 		if err := s.Borrow(); err != nil {
 			return err
 		}
 		_, err := s.Run(undo)
 		return err
 	})
-	return err
 }
 
 // clearing are the calls that take out ranges to which nothing leads, and what is
