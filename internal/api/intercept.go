@@ -1,5 +1,7 @@
 package api
 
+import "context"
+
 // AttachRequest asks to count the calls between the modules of programs.
 type AttachRequest struct {
 	Target   Target
@@ -50,4 +52,23 @@ type Uncounted struct {
 	Module    string   `json:"module"`
 	Why       string   `json:"why"`
 	Functions []string `json:"functions"`
+}
+
+// A Launcher starts programs whose calls are counted from their first instruction. The
+// machine that vos runs on is one: a program is a child of the vos that starts it.
+type Launcher interface {
+	// Launch starts a program, calls held once its calls are counted and before it
+	// begins, lets it begin, waits for its end, and returns its exit code, or 128 and
+	// the number of the signal that killed it. Where the calls can't be counted, or held
+	// fails, the program does not begin.
+	Launch(ctx context.Context, r LaunchRequest, held func(Interception) error) (exitCode int, err error)
+}
+
+// LaunchRequest asks to start a program with the environment, the folder and the
+// standard descriptors of vos.
+type LaunchRequest struct {
+	Path     string   // of the executable
+	Args     []string // the first one is what the program is called by
+	Memory   bool     // as in AttachRequest
+	Pointers bool
 }

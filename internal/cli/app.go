@@ -22,8 +22,9 @@ type app struct {
 
 	timedOut bool // --timeout ended the command
 
-	subject api.Target  // what the command is about, for messages
-	started atomic.Bool // a command has begun; read by the interrupt's goroutine
+	subject  api.Target  // what the command is about, for messages
+	started  atomic.Bool // a command has begun; read by the interrupt's goroutine
+	launched atomic.Bool // interrupts are those of the program that vos run has started
 }
 
 // An output is standard output: buffered, and aware of the terminal behind it.

@@ -200,6 +200,10 @@ func (a *app) finish(ctx context.Context, command *cobra.Command, err error) int
 		return exitOK
 	}
 	code := 0
+	var program ended
+	if errors.As(err, &program) {
+		return program.code
+	}
 	var s settled
 	if errors.As(err, &s) {
 		code, err = s.code, s.err

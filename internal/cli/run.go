@@ -78,7 +78,7 @@ func Run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	root.SetErr(a.stderr)
 
 	unwatch := context.AfterFunc(ctx, func() {
-		if a.started.Load() {
+		if a.started.Load() && !a.launched.Load() {
 			a.stderr.notef("interrupted: waiting until what has begun is undone; a second interrupt leaves at once")
 		}
 	})
@@ -162,7 +162,7 @@ matches. MODULE is a soname, a file name or a path.
 	flags.BoolVarP(&a.quiet, "quiet", "q", false, "no progress, notes or summary; errors are still printed")
 	flags.BoolVarP(&a.verbose, "verbose", "v", false, "more detail")
 
-	root.AddCommand(a.ps(), a.modules(), a.outdated(), a.handles(), a.verify(), a.refresh(), a.replace(), a.rollback(), a.redirect(), a.attach(), a.detach(), a.usage(), a.ctl(), a.version(), a.manual())
+	root.AddCommand(a.ps(), a.modules(), a.outdated(), a.handles(), a.verify(), a.refresh(), a.replace(), a.rollback(), a.redirect(), a.attach(), a.detach(), a.launchProgram(), a.usage(), a.ctl(), a.version(), a.manual())
 	root.SetHelpCommand(helpCommand())
 	root.InitDefaultHelpCmd()
 	root.InitDefaultCompletionCmd()

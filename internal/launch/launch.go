@@ -257,12 +257,19 @@ func (l *loader) consistent(pid int) (_ bool, err error) {
 	return [8]byte(list) != [8]byte{} && [4]byte(state) == [4]byte{}, nil
 }
 
-// Resume lets the program begin. What it is to be told before, and what it leaves, is
-// the caller's: forget is to make prctl(PR_SET_PDEATHSIG, 0) in it.
-func (p *Program) Resume(forget func() error) error {
-	err := forget()
+// Resume lets the program begin. Before it, prctl(PR_SET_PDEATHSIG, 0) is to be called
+// in it, as otherwise it gets a SIGCONT when this process ends.
+func (p *Program) Resume() error {
 	close(p.resume)
-	return errors.Join(err, syscall.Kill(p.PID, syscall.SIGCONT))
+	return syscall.Kill(p.PID, syscall.SIGCONT)
+}
+
+// Kill ends a program that is held: it never begins.
+func (p *Program) Kill() error {
+	err := syscall.Kill(p.PID, syscall.SIGKILL)
+	close(p.resume)
+	<-p.ended
+	return errors.Join(err, p.err)
 }
 
 // Wait waits for the end of a program that was resumed.

@@ -89,7 +89,7 @@ func TestHeldBeforeAnyCodeRuns(t *testing.T) {
 
 func ends(t *testing.T, p *Program, code int) {
 	t.Helper()
-	if err := p.Resume(func() error { return nil }); err != nil {
+	if err := p.Resume(); err != nil {
 		t.Fatal(err)
 	}
 	if status, err := p.Wait(); err != nil || !status.Exited() || status.ExitStatus() != code {
