@@ -62,6 +62,7 @@ const ByPointer = "(by pointer)"
 // A FunctionUsage is what a module has called one function for.
 type FunctionUsage struct {
 	Function       string  `json:"function"` // NAME or NAME@VERSION
+	Of             string  `json:"of"`       // module that defines it, "" where that is mapped no more
 	Calls          uint64  `json:"calls"`
 	CallsPerSecond float64 `json:"calls_per_second,omitempty"`
 	AllocatedBytes int64   `json:"allocated_bytes,omitempty"`

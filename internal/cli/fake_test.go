@@ -259,10 +259,11 @@ var fakes = map[string]fake{
 	"used": {
 		modules: []api.Module{{PID: 811, Program: "nginx", Module: "libz.so.1", Path: "/usr/lib/libz.so.1", BuildID: "c0ffee", Base: "0x7f0000000000", Kind: "library", File: api.FileSame, Refreshable: true, Imported: new(30), Used: new(7)}},
 		usageReports: []api.UsageReport{{
-			Interceptions: []api.Interception{{PID: 811, Program: "nginx", Outcome: api.Attached, Memory: true, Slots: 415, PauseUS: 210}},
+			Interceptions: []api.Interception{{PID: 811, Program: "nginx", Outcome: api.Attached, Memory: true, Slots: 415, PauseUS: 210}, {PID: 812, Program: "nginx", Outcome: api.Attached, Memory: true, Restarted: true, Slots: 415, PauseUS: 110}},
 			Usages: []api.Usage{
 				usage(811, "nginx", 0),
 				usage(811, "libz.so.1", 10_000_000),
+				{PID: 811, Program: "nginx", Module: "libidle.so", Base: "0x2000", Imported: 3},
 				{PID: 811, Program: "nginx", Module: api.ByPointer, Base: "0x1", Calls: 9, Uncounted: notCounted[:1]},
 			},
 		}},
@@ -484,7 +485,7 @@ func usage(pid int, module string, forUS int64) api.Usage {
 	u := api.Usage{
 		PID: pid, Program: "nginx", Module: module, Base: "0x7f0000000000", Imported: 30, Used: 7, Calls: 12_345, Opens: 3, Closes: 2,
 		Memory: true, AllocatedBytes: 5 << 20, FreedBytes: 6 << 20, HeldBytes: -1 << 20, OwnedBytes: 3 << 20,
-		Functions: []api.FunctionUsage{{Function: "malloc@GLIBC_2.2.5", Calls: 12_000, AllocatedBytes: 5 << 20}, {Function: "close@GLIBC_2.2.5", Calls: 345}},
+		Functions: []api.FunctionUsage{{Function: "malloc@GLIBC_2.2.5", Of: "libc.so.6", Calls: 12_000, AllocatedBytes: 5 << 20}, {Function: "close@GLIBC_2.2.5", Calls: 345}},
 	}
 	if forUS > 0 {
 		u.ForUS, u.CallsPerSecond, u.OwnedBytesPerSecond, u.OwnedErrorBytes, u.Grows = forUS, 1234.5, 300_000, 1<<20, true

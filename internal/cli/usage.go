@@ -93,10 +93,10 @@ read it: lines PROGRAM;MODULE;CALLER;FUNCTION BYTES.
 // showUsage prints what was counted, and then takes out what counts if that is asked.
 func (a *app) showUsage(ctx context.Context, x api.Executive, r api.UsageRequest, stop bool) error {
 	var n tally
-	told, processes := map[int]bool{}, map[int]bool{}
+	processes := map[int]bool{}
 	err := x.Usage(ctx, r, func(report api.UsageReport) error {
+		a.noteAttached(&n, report, r.Target, stop)
 		for _, i := range report.Interceptions {
-			a.noteAttached(&n, i, r.Target, stop, told)
 			if a.json && (i.Outcome == api.Refused || i.Outcome == api.Failed) {
 				i.Residual, i.Refusals = list(i.Residual), list(i.Refusals)
 				if err := a.printJSON(i); err != nil {
@@ -115,7 +115,7 @@ func (a *app) showUsage(ctx context.Context, x api.Executive, r api.UsageRequest
 		}
 		return a.printUsage(report, r)
 	})
-	if stop {
+	if stop && (err == nil || len(processes) > 0) {
 		stopped := x.Detach(context.WithoutCancel(ctx), api.DetachRequest{Target: programOf(r.Target)}, func(i api.Interception) error {
 			a.noteDetached(&n, i)
 			return nil
@@ -134,29 +134,41 @@ func programOf(t api.Target) api.Target {
 	return t
 }
 
-// noteAttached says what was put into a process to count.
-func (a *app) noteAttached(n *tally, i api.Interception, target api.Target, stop bool, told map[int]bool) {
-	where := place(i.Program, i.PID)
-	switch i.Outcome {
-	case api.Refused:
-		n.refused++
-		a.explainInterception(i)
-	case api.Failed:
-		n.failed++
-		a.explainInterception(i)
-	case api.Attached:
-		n.changed++
-		switch {
-		case told[i.PID]:
-			a.stderr.notef("%s: added %s that it calls now", where, count(i.Slots, "import slot"))
-		case i.Restarted:
-			a.stderr.notef("%s: counts begin anew, with memory", where)
-		case stop:
-			a.stderr.notef("%s: attached, stopped for %s", where, pause(i.PauseUS))
-		default:
-			a.stderr.notef("%s: attached, stopped for %s; it counts on until vos usage %s --stop", where, pause(i.PauseUS), quoted(target.Program))
+// noteAttached says what was put into processes to count.
+func (a *app) noteAttached(n *tally, report api.UsageReport, target api.Target, stop bool) {
+	attached, anew, slots, stopped := 0, 0, 0, int64(0)
+	for _, i := range report.Interceptions {
+		switch i.Outcome {
+		case api.Attached:
+			n.changed++
+			attached++
+			slots += i.Slots
+			stopped = max(stopped, i.PauseUS)
+			if i.Restarted {
+				anew++
+			}
+			continue
+		case api.Refused:
+			n.refused++
+		case api.Failed:
+			n.failed++
 		}
-		told[i.PID] = true
+		a.explainInterception(i)
+	}
+	if attached == 0 {
+		return
+	}
+	where, cost := count(attached, "process"), pause(stopped)
+	switch {
+	case report.Round > 0:
+		a.stderr.notef("added %s in %s, stopped for %s (worst)", count(slots, "import slot"), where, cost)
+	case stop:
+		a.stderr.notef("attached %s, stopped for %s (worst)", where, cost)
+	default:
+		a.stderr.notef("attached %s, stopped for %s (worst); counts go on until vos usage %s --stop", where, cost, quoted(target.Program))
+	}
+	if anew > 0 {
+		a.stderr.notef("counts of %s begin anew, with memory", count(anew, "process"))
 	}
 }
 
@@ -198,17 +210,29 @@ func (a *app) printUsage(report api.UsageReport, r api.UsageRequest) error {
 		} else if report.Round > 0 {
 			a.stdout.WriteString("\n")
 		}
-		a.usageTable(report).print(a.stdout)
+		a.usageTable(report, r).print(a.stdout)
 	}
 	if err := a.stdout.Flush(); err != nil {
 		return fmt.Errorf("write output: %w", err)
 	}
+	if r.Every > 0 || r.Samples {
+		return nil
+	}
+	idle := 0
 	for _, u := range report.Usages {
-		if r.Every == 0 && !r.Samples {
-			a.explainUsage(u)
+		if a.explainUsage(u); a.isIdle(u, r) {
+			idle++
 		}
 	}
+	if idle > 0 {
+		a.stderr.notef("%s without a call left out; --verbose shows them", count(idle, "module"))
+	}
 	return nil
+}
+
+// isIdle reports a module that a table leaves out.
+func (a *app) isIdle(u api.Usage, r api.UsageRequest) bool {
+	return u.Calls == 0 && !a.verbose && r.Target.Module == ""
 }
 
 // frame is a name as flame graph tools read it: it ends at a semicolon or space.
@@ -236,7 +260,7 @@ func (a *app) explainUsage(u api.Usage) {
 	}
 }
 
-func (a *app) usageTable(report api.UsageReport) *table {
+func (a *app) usageTable(report api.UsageReport, r api.UsageRequest) *table {
 	t := newTable(
 		column{title: "PID", right: true},
 		column{title: "PROGRAM", spare: 4},
@@ -254,6 +278,9 @@ func (a *app) usageTable(report api.UsageReport) *table {
 		column{title: "OWNED/S", right: true, rare: true},
 		column{title: "GROWS", rare: true})
 	for _, u := range report.Usages {
+		if a.isIdle(u, r) {
+			continue
+		}
 		cells := []cell{
 			text(strconv.Itoa(u.PID)), text(quoted(u.Program)), text(quoted(u.Module)),
 			text(strconv.Itoa(u.Imported)), text(strconv.Itoa(u.Used)), text(strconv.FormatUint(u.Calls, 10)),
@@ -286,6 +313,9 @@ func functionNote(u api.Usage, f api.FunctionUsage) string {
 		s += fmt.Sprintf(" %9s/s", perSecond(f.CallsPerSecond))
 	}
 	s += "  " + quoted(f.Function)
+	if f.Of != "" {
+		s += " of " + quoted(f.Of)
+	}
 	if f.AllocatedBytes > 0 {
 		s += ", allocated " + byteSize(f.AllocatedBytes)
 	}

@@ -206,3 +206,74 @@ func TestUsageOfNginx(t *testing.T) {
 		checkFree(t, pid)
 	}
 }
+
+// TestUsageCountsForCallers holds the bytes of a program that the C library allocates
+// for it against what malloc_usable_size says of its blocks.
+func TestUsageCountsForCallers(t *testing.T) {
+	program := testbed.MustCompile(t, testbed.Build{Name: "copier", Source: text(t, "copier.c"), Flags: []string{"-fno-builtin"}})
+	k := startTalker(t, exec.Command(program))
+	target := strconv.Itoa(k.pid)
+	attachAll(t, []int{k.pid}, "--memory")
+	if _, err := io.WriteString(k.in, "work\n"); err != nil {
+		t.Fatal(err)
+	}
+	if !k.lines.Scan() {
+		t.Fatalf("no answer: %v", k.lines.Err())
+	}
+	got, err := strconv.ParseInt(k.lines.Text(), 10, 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := usageOf(t, target, "--memory")
+	own, library := all["copier"], all["libc.so.6"]
+	if own.HeldBytes != got {
+		t.Errorf("it holds %d bytes, %d by counting: %+v", got, own.HeldBytes, own)
+	}
+	if own.OwnedBytes < got/2 || own.OwnedBytes > 2*got || library.OwnedBytes > got/4 {
+		t.Errorf("it owns %d bytes, %d by samples, the library %d", got, own.OwnedBytes, library.OwnedBytes)
+	}
+	if slack := int64(64 << 10); library.HeldBytes > slack || library.HeldBytes < -slack {
+		t.Errorf("the C library holds what it got for the program: %+v", library)
+	}
+	// open, fopen, and two of pipe; the program's last ten of open stay.
+	if own.Opens != 4*30 || own.Closes != 4*30-10 {
+		t.Errorf("%d opened, %d closed", own.Opens, own.Closes)
+	}
+	vos(t, "usage", target, "--stop").expect(t, 0)
+	checkFree(t, k.pid)
+}
+
+// TestUsageTrustsNoTable scribbles over a table: who reads it is refused, and so is
+// who would change it, and the program goes on.
+func TestUsageTrustsNoTable(t *testing.T) {
+	k, _ := leaker(t)
+	target := strconv.Itoa(k.pid)
+	attachAll(t, []int{k.pid}, "--memory")
+	base := inspect(t, k.pid).Interceptors()[0].Config().Base
+	memory, err := os.OpenFile("/proc/"+target+"/mem", os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer memory.Close()
+	const importer = 512 + 16 // where the first module ends
+	for _, scribbled := range []int64{0, 8, importer} {
+		was := make([]byte, 8)
+		if _, err := memory.ReadAt(was, int64(base)+scribbled); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := memory.WriteAt([]byte("scribble"), int64(base)+scribbled); err != nil {
+			t.Fatal(err)
+		}
+		for _, args := range [][]string{{"usage", target}, {"attach", target}, {"detach", target}, {"usage", target, "--stop"}} {
+			r := vos(t, args...).expect(t, 7)
+			if !strings.Contains(r.Stderr, "(interceptor_corrupt)") {
+				t.Errorf("vos %v says %s", args, r.Stderr)
+			}
+		}
+		if _, err := memory.WriteAt(was, int64(base)+scribbled); err != nil {
+			t.Fatal(err)
+		}
+	}
+	vos(t, "detach", target).expect(t, 0)
+	checkFree(t, k.pid)
+}

@@ -23,6 +23,7 @@ type meterPart struct {
 	in     *intercept.Interceptor
 	module []int // of each function: index of Meter.modules, -1 where it does not count
 	home   []int // likewise: the module whose function it is, -1 where that imports nothing
+	of     []string
 }
 
 // A MeteredModule imports functions that are counted.
@@ -57,6 +58,7 @@ type ModuleUsage struct {
 // A FunctionUsage is what a module has called one function for.
 type FunctionUsage struct {
 	Name             string
+	Of               string // module that defines it, "" where that is mapped no more
 	Calls            uint64
 	Allocated, Freed uint64
 }
@@ -124,12 +126,17 @@ func (p *Process) Meter() (*Meter, error) {
 		part := meterPart{in: in}
 		records := in.Modules()
 		for _, f := range in.Functions() {
-			record, home := records[f.Importer], -1
+			record, home, of := records[f.Importer], -1, ""
+			mod := p.moduleAt(f.Target)
+			if mod != nil {
+				of = mod.Name
+			}
+			part.of = append(part.of, of)
 			if led == 0 && record.Name != SharedImporter { // of a time before a detach
 				part.module, part.home = append(part.module, -1), append(part.home, -1)
 				continue
 			}
-			if mod := p.moduleAt(f.Target); mod != nil {
+			if mod != nil {
 				if n, ok := numbers[mod.record()]; ok {
 					home = n
 				}
@@ -226,7 +233,7 @@ func (m *Meter) Read() (*UsageReading, error) {
 				continue
 			}
 			f, u := part.in.Function(n), &r.Modules[part.module[n]]
-			u.add(f, c, &functions[part.module[n]])
+			u.add(f, part.of[n], c, &functions[part.module[n]])
 			r.Memory = r.Memory || f.Kind.Memory()
 			if home := part.home[n]; home >= 0 && f.Kind.Moves() {
 				moved[home] += c.Allocated
@@ -260,7 +267,7 @@ func (m *Meter) Read() (*UsageReading, error) {
 }
 
 // add adds what one stub has counted. The functions of a name are one.
-func (u *ModuleUsage) add(f intercept.Function, c intercept.Counted, functions *map[string]int) {
+func (u *ModuleUsage) add(f intercept.Function, of string, c intercept.Counted, functions *map[string]int) {
 	if *functions == nil {
 		*functions = make(map[string]int)
 	}
@@ -268,7 +275,7 @@ func (u *ModuleUsage) add(f intercept.Function, c intercept.Counted, functions *
 	if !ok {
 		i = len(u.Functions)
 		(*functions)[f.Name] = i
-		u.Functions = append(u.Functions, FunctionUsage{Name: f.Name})
+		u.Functions = append(u.Functions, FunctionUsage{Name: f.Name, Of: of})
 	}
 	all := &u.Functions[i]
 	all.Calls += c.Calls

@@ -296,7 +296,7 @@ func (u *usages) usage(m *metered, n, first int) api.Usage {
 		if f.Calls == 0 {
 			continue
 		}
-		of := api.FunctionUsage{Function: f.Name, Calls: f.Calls, AllocatedBytes: int64(f.Allocated), FreedBytes: int64(f.Freed)}
+		of := api.FunctionUsage{Function: f.Name, Of: f.Of, Calls: f.Calls, AllocatedBytes: int64(f.Allocated), FreedBytes: int64(f.Freed)}
 		if before != nil {
 			i := slices.IndexFunc(before.Functions, func(b module.FunctionUsage) bool { return b.Name == f.Name })
 			if i >= 0 {
