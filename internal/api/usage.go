@@ -27,7 +27,7 @@ type Usage struct {
 	PID      int    `json:"pid"`
 	Program  string `json:"program"`
 	Module   string `json:"module"` // or ByPointer
-	Base     string `json:"base"`   // "0x…"
+	Base     string `json:"base"`   // "0x…", "" for ByPointer
 	Round    int    `json:"round,omitempty"`
 	Gone     bool   `json:"gone,omitempty"` // the program has closed it since
 	Imported int    `json:"imported"`       // functions that it has import slots for

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"strconv"
 	"strings"
 	"time"
@@ -205,9 +206,10 @@ func (a *app) printUsage(report api.UsageReport, r api.UsageRequest) error {
 		}
 		return nil
 	default:
-		if report.Round > 0 && a.stdout.terminal {
+		switch {
+		case r.Every > 0 && a.stdout.terminal && os.Getenv("TERM") != "dumb":
 			a.stdout.WriteString("\x1b[H\x1b[2J") // home, clear
-		} else if report.Round > 0 {
+		case report.Round > 0:
 			a.stdout.WriteString("\n")
 		}
 		a.usageTable(report, r).print(a.stdout)

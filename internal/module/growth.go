@@ -1,7 +1,10 @@
 package module
 
 import (
+	"cmp"
 	"math"
+	"slices"
+	"time"
 
 	"github.com/virtualizing-os/vos/internal/intercept"
 )
@@ -21,7 +24,7 @@ type Growth struct {
 const quarters = 4
 
 // GrowthOf returns how what a module owns has changed over a series of readings of one
-// Meter, which are spread evenly over the time.
+// Meter, in the order of time.
 func GrowthOf(series []*UsageReading, module int) Growth {
 	if len(series) < 2 {
 		return Growth{}
@@ -33,12 +36,21 @@ func GrowthOf(series []*UsageReading, module int) Growth {
 		return g
 	}
 	g.Steady = g.Bytes > 3*g.Error
+	begin, all := series[0].Time, series[len(series)-1].Time.Sub(series[0].Time)
+	from := first
 	for q := range quarters {
-		from := series[q*(len(series)-1)/quarters].Modules[module].OwnedBytes()
-		to := series[(q+1)*(len(series)-1)/quarters].Modules[module].OwnedBytes()
-		g.Steady = g.Steady && to > from
+		to := &nearest(series, begin.Add(all*time.Duration(q+1)/quarters)).Modules[module]
+		g.Steady = g.Steady && to.OwnedBytes() > from.OwnedBytes()
+		from = to
 	}
 	return g
+}
+
+// nearest returns the reading that was made nearest to a time.
+func nearest(series []*UsageReading, t time.Time) *UsageReading {
+	return slices.MinFunc(series, func(a, b *UsageReading) int {
+		return cmp.Compare(a.Time.Sub(t).Abs(), b.Time.Sub(t).Abs())
+	})
 }
 
 // variance returns that of the estimate of what those blocks stand for that are in one

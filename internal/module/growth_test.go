@@ -1,7 +1,9 @@
 package module
 
 import (
+	"slices"
 	"testing"
+	"time"
 
 	"github.com/virtualizing-os/vos/internal/intercept"
 )
@@ -57,12 +59,31 @@ func TestGrowthOf(t *testing.T) {
 		{"one reading", series(100, 9), 0, false},
 		{"none", nil, 0, false},
 	}
+	begin := time.Now()
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
+			for n, r := range test.series {
+				r.Time = begin.Add(time.Duration(n) * time.Second)
+			}
 			g := GrowthOf(test.series, 0)
 			if want := test.blocks * (512 << 10); g.Bytes != want || g.Steady != test.steady {
 				t.Errorf("%+v, want %v and %v", g, want, test.steady)
 			}
 		})
+	}
+}
+
+// Readings that are not spread evenly: quarters are of the time, not of the readings.
+func TestGrowthOfQuartersOfTime(t *testing.T) {
+	begin := time.Now()
+	var series []*UsageReading
+	for second, blocks := range map[int]int{0: 0, 1: 10, 2: 20, 3: 30, 4: 40, 16: 50} {
+		r := owning(100, upTo(blocks)...)
+		r.Time = begin.Add(time.Duration(second) * time.Second)
+		series = append(series, r)
+	}
+	slices.SortFunc(series, func(a, b *UsageReading) int { return a.Time.Compare(b.Time) })
+	if g := GrowthOf(series, 0); g.Steady {
+		t.Errorf("it may have grown at the end alone: %+v", g)
 	}
 }

@@ -277,6 +277,9 @@ func (u *usages) usage(m *metered, n, first int) api.Usage {
 		Memory: last.Memory, AllocatedBytes: int64(now.Allocated), FreedBytes: int64(now.Freed), HeldBytes: now.Held(),
 		OwnedBytes: int64(math.Round(now.OwnedBytes())), Uncounted: about.Uncounted,
 	}
+	if about.Name == api.ByPointer {
+		a.Base = ""
+	}
 	var before *module.ModuleUsage
 	seconds := 0.0
 	if first < len(m.series)-1 {
