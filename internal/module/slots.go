@@ -3,6 +3,7 @@ package module
 import (
 	"debug/elf"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -43,6 +44,9 @@ func (p *Process) importSlots() ([]ImportSlot, error) {
 			continue
 		}
 		slots, err := p.slotsOf(m, words, order)
+		if errors.Is(err, procfs.ErrAddress) && m.Opened {
+			continue // the program has closed it meanwhile
+		}
 		if err != nil {
 			return nil, fmt.Errorf("import slots of %s: %w", m.Name, err)
 		}
