@@ -5,6 +5,8 @@ import (
 	"debug/elf"
 	le "encoding/binary"
 	"fmt"
+	"os"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -42,7 +44,13 @@ var importings = map[string]func(t *testing.T) importing{
 	},
 	"postgres": func(t *testing.T) importing {
 		p := testbed.RunPostgres(t, testbed.PostgresOptions{})
-		pids := append([]int{p.Pid()}, testbed.Children(p.Pid())...) // those that no client has yet
+		pids := []int{p.Pid()}
+		for _, pid := range testbed.Children(p.Pid()) { // without those of clients, which come and go
+			title, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+			if err == nil && regexp.MustCompile("checkpointer|writer|launcher").Match(title) {
+				pids = append(pids, pid)
+			}
+		}
 		return serving(t, "postgres", p.Load(context.Background(), testbed.LoadOptions{}), pids...)
 	},
 	"python3 in mid-stream": func(t *testing.T) importing {
