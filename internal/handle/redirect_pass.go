@@ -56,17 +56,21 @@ func makeSockets(s *tracee.Session, pid int, id [16]byte, next []int, in *placed
 	for i, length := range lengths {
 		calls = append(calls, tracee.Call{Number: syscall.SYS_BIND, Args: [6]uint64{uint64(next[i]), at + passAddress + uint64(i*unixAddressBytes), length}})
 	}
-	results, err := s.Run(calls)
+	run := s.RunAtOnce
+	if s.AtOnce() != nil {
+		run = s.Run
+	}
+	results, err := run(calls)
 	if err != nil {
+		return err
+	}
+	if data, err = takeBack(s, at); err != nil {
 		return err
 	}
 	if err := calls[0].Err(results[0]); err != nil {
 		return callRefusal(pid, "make a pair of sockets", err)
 	}
-	var pair [8]byte
-	if _, err := s.Memory().ReadAt(pair[:], int64(at+passPair)); err != nil {
-		return err
-	}
+	pair := data[passPair:]
 	for i := range in.sockets {
 		in.sockets[i] = int(int32(binary.LittleEndian.Uint32(pair[4*i:])))
 	}
@@ -76,6 +80,17 @@ func makeSockets(s *tracee.Session, pid int, id [16]byte, next []int, in *placed
 		}
 	}
 	return nil
+}
+
+// takeBack reads what system calls have written, and lets the session know that it is
+// there: what it leaves in the program's memory it must know to the byte.
+func takeBack(s *tracee.Session, at uint64) ([]byte, error) {
+	data := make([]byte, passBytes)
+	if _, err := s.Memory().ReadAt(data, int64(at)); err != nil {
+		return nil, err
+	}
+	_, err := s.Data(data)
+	return data, err
 }
 
 // makeMarker makes the marker of sockets, at the first number.
@@ -122,13 +137,15 @@ func pass(s *tracee.Session, m *member, record, description *os.File, want, in *
 	if _, err := s.Data(data); err != nil {
 		return err
 	}
-	if _, err := s.Call(syscall.SYS_RECVMSG, uint64(in.sockets[0]), at+passHeader, syscall.MSG_DONTWAIT|msgCmsgCloexec); err != nil {
+	_, err = s.Call(syscall.SYS_RECVMSG, uint64(in.sockets[0]), at+passHeader, syscall.MSG_DONTWAIT|msgCmsgCloexec)
+	data, backErr := takeBack(s, at)
+	if err != nil {
 		return callRefusal(m.pid, "receive a descriptor", err)
 	}
-	var control [controlBytes]byte
-	if _, err := s.Memory().ReadAt(control[:], int64(at+passControl)); err != nil {
-		return err
+	if backErr != nil {
+		return backErr
 	}
+	control := data[passControl:]
 	le := binary.LittleEndian
 	got := 0
 	if le.Uint32(control[8:]) == syscall.SOL_SOCKET && le.Uint32(control[12:]) == scmRights {

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/virtualizing-os/vos/internal/testbed"
 )
 
 // redirectKills is how often vos is killed over one program.
@@ -40,6 +42,21 @@ func TestRedirectKilledAtAnyInstant(t *testing.T) {
 		if n := r.counts(t)["interrupted"]; n > int64(redirectKills()/10) {
 			t.Errorf("epoll_wait returned EINTR %d times", n)
 		}
+	})
+	t.Run("program in Go", func(t *testing.T) {
+		b := messages(t, 'B')
+		program := testbed.MustCompile(t, testbed.Build{Name: "redirected", Language: "go", Source: text(t, "redirected.go")})
+		s, f := start(t, testbed.FixtureOptions{}, program, messages(t, 'A'))
+		r := &redirected{s, f}
+		fd := r.fd(t, "go")
+		killRedirections(t, r, []string{r.target(), fd}, []string{"--to", "tcp:127.0.0.1:" + b}, func(t *testing.T) {
+			t.Helper()
+			r.unharmed(t)
+			if n := len(inEpolls(t, r.pid, fd)); n != 1 {
+				t.Fatalf("%d registrations", n)
+			}
+		})
+		r.hears(t, "go", 'A')
 	})
 	t.Run("processes", func(t *testing.T) {
 		folder := t.TempDir()

@@ -74,10 +74,18 @@ func (s *Session) RunAtOnce(calls []Call) ([]uint64, error) {
 	if s.borrowed == nil {
 		return nil, errThreadLost
 	}
-	if len(calls) > 1 && (len(calls) > MaxAtOnce || !s.chained()) {
+	if len(calls) > 1 && (len(calls) > MaxAtOnce || s.AtOnce() != nil) {
 		return nil, ErrNotAtOnce
 	}
-	return s.Run(calls)
+	if len(calls) <= 1 || s.chained() {
+		return s.Run(calls)
+	}
+	for _, c := range calls {
+		if err := s.checkSeccomp(s.borrowed, c); err != nil {
+			return nil, err
+		}
+	}
+	return s.runWatched(calls)
 }
 
 // AtOnce returns ErrNotAtOnce where RunAtOnce would.
@@ -85,7 +93,7 @@ func (s *Session) AtOnce() error {
 	if s.borrowed == nil {
 		return errThreadLost
 	}
-	if !s.chained() {
+	if s.borrowed.restartBlocked() {
 		return ErrNotAtOnce
 	}
 	return nil
@@ -96,7 +104,7 @@ const MaxAtOnce = maxChain
 
 // ErrNotAtOnce is that a thread can't make several calls by itself: it is to go on
 // with a call that knows the time that is left (nanosleep, poll), and no other
-// thread is stopped, or the program listens to all signals or forbids tgkill.
+// thread is stopped.
 var ErrNotAtOnce = errors.New("no thread can make several system calls at once")
 
 // chained reports whether the borrowed thread makes several calls by itself.
@@ -148,6 +156,42 @@ func (s *Session) runChained(calls []Call) ([]uint64, error) {
 	}
 	results := make([]uint64, len(calls))
 	return results, b.chain.readResults(s.memory, results)
+}
+
+// runWatched lets the thread make all the calls as runChained does, but stops it at
+// the begin and the end of each: so it can be told where it is, and what the calls
+// returned, in a program that listens to all signals, or whose code has nothing that
+// stores a result. Without a tracer there are no stops, and the thread goes home.
+func (s *Session) runWatched(calls []Call) ([]uint64, error) {
+	b := s.borrowed
+	regs, err := b.chain.writeOnly(s.memory, calls, &b.regs, everySignal)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.leave(&regs, everySignal); err != nil {
+		return nil, err
+	}
+	results := make([]uint64, len(calls))
+	for i := range calls {
+		// Its begin and its end; before it, those of the rt_sigreturn that leads to it.
+		stops := 4
+		if i == 0 {
+			stops = 2
+		}
+		for range stops {
+			if err := s.resumeUntil(kernel.ContinueToSyscall, kernel.WaitStatus.SyscallStop); err != nil {
+				return nil, err
+			}
+		}
+		if err := kernel.GetRegisters(b.thread.tid, &regs); err != nil {
+			return nil, err
+		}
+		results[i] = regs.RAX
+	}
+	if regs.RSP != b.chain.homeTail {
+		return nil, fmt.Errorf("thread %d is not where its calls end", b.thread.tid)
+	}
+	return results, nil
 }
 
 // runStepped makes one call with a stop at its entry and one at its exit.

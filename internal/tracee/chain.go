@@ -110,6 +110,15 @@ func (c Call) registers(base *kernel.Registers, syscallAt, stack uint64) kernel.
 // write puts calls into the links and returns the registers of the first. The
 // last one's result is not kept: it leads home.
 func (c *chain) write(memory *procfs.Memory, calls []Call, base *kernel.Registers, mask uint64) (kernel.Registers, error) {
+	return c.writeLinks(memory, calls, base, mask, true)
+}
+
+// writeOnly is write where no result is stored.
+func (c *chain) writeOnly(memory *procfs.Memory, calls []Call, base *kernel.Registers, mask uint64) (kernel.Registers, error) {
+	return c.writeLinks(memory, calls, base, mask, false)
+}
+
+func (c *chain) writeLinks(memory *procfs.Memory, calls []Call, base *kernel.Registers, mask uint64, store bool) (kernel.Registers, error) {
 	if len(calls) == 0 || len(calls) > maxChain+1 {
 		return kernel.Registers{}, fmt.Errorf("chain %d system calls: at most %d fit", len(calls), maxChain)
 	}
@@ -120,10 +129,15 @@ func (c *chain) write(memory *procfs.Memory, calls []Call, base *kernel.Register
 	for i, call := range calls {
 		stack := c.homeTail
 		if i < len(calls)-1 {
-			stack = c.links + uint64(i*linkBytes) + uint64(linkWords*8-len(onwards)-16)
+			stack = c.links + uint64(i*linkBytes) + uint64(linkWords*8-len(onwards))
+			if store {
+				stack -= storeBytes
+			}
 		}
 		regs := call.registers(base, c.gadgets.Syscall, stack)
-		regs.RBX = c.results + uint64(8*i) - uint64(int64(c.gadgets.StoreAt))
+		if store {
+			regs.RBX = c.results + uint64(8*i) - uint64(int64(c.gadgets.StoreAt))
+		}
 		if i == 0 {
 			first = regs
 		} else {
@@ -131,7 +145,7 @@ func (c *chain) write(memory *procfs.Memory, calls []Call, base *kernel.Register
 			image = append(image, frame[:]...)
 		}
 		if i < len(calls)-1 {
-			image = append(image, make([]byte, linkWords*8-len(onwards)-16)...)
+			image = append(image, make([]byte, linkWords*8-len(onwards)-storeBytes)...)
 			image = binary.LittleEndian.AppendUint64(image, c.gadgets.Store)
 			image = binary.LittleEndian.AppendUint64(image, 0)
 			image = append(image, onwards...)

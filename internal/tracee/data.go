@@ -3,7 +3,8 @@ package tracee
 import "fmt"
 
 // Data puts up to maxData bytes where system calls of the session can read them,
-// and returns their address. They hold until the next Data.
+// and returns their address. They hold until the next Data. What a system call writes
+// there is to be put by Data again, so that the session knows all that it leaves.
 func (s *Session) Data(data []byte) (uint64, error) {
 	b := s.borrowed
 	if b == nil {

@@ -81,7 +81,11 @@ func exercise(s *Session, n int) error {
 		for i := range calls {
 			calls[i].Number = syscall.SYS_GETPID
 		}
-		results, err := s.Run(calls)
+		run := s.Run
+		if n%2 == 1 && s.AtOnce() == nil {
+			run = s.RunAtOnce
+		}
+		results, err := run(calls)
 		if err != nil {
 			return err
 		}
