@@ -287,3 +287,88 @@ func TestRedirectFullTable(t *testing.T) {
 	}
 	r.unharmed(t)
 }
+
+// TestRedirectByAnOrdinaryUser lets a user redirect a program of his own, and not one
+// of another's.
+func TestRedirectByAnOrdinaryUser(t *testing.T) {
+	const nobody = 65534
+	folder := publicFolder(t)
+	if err := os.Chown(folder, nobody, nobody); err != nil {
+		t.Fatal(err)
+	}
+	program, own := filepath.Join(folder, "redirect"), filepath.Join(folder, "vos")
+	copyFile(t, compiled(t, "redirect"), program)
+	copyFile(t, binary, own)
+	user := &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
+	run := func(code int, args ...string) {
+		t.Helper()
+		cmd := exec.Command(own, args...)
+		cmd.SysProcAttr = user
+		out, err := cmd.CombinedOutput()
+		if cmd.ProcessState == nil || cmd.ProcessState.ExitCode() != code {
+			t.Fatalf("vos %v: %v, want exit code %d: %s", args, err, code, out)
+		}
+	}
+	one, two := filepath.Join(folder, "one"), filepath.Join(folder, "two")
+	s, f := start(t, testbed.FixtureOptions{Attr: user}, program, "log="+one)
+	r := &redirected{s, f}
+	fd := r.fd(t, "log")
+	for range 5 {
+		run(0, "redirect", r.target(), fd, "--to", "append:"+two)
+		grows(t, two)
+		run(0, "redirect", r.target(), fd, "--back")
+		grows(t, one)
+	}
+	r.unharmed(t)
+	if err := f.Quit(10 * time.Second); err != nil {
+		t.Fatal(err)
+	}
+	logLines(t, one, two)
+	roots := runRedirected(t, "log="+filepath.Join(t.TempDir(), "log"))
+	run(5, "redirect", roots.target(), roots.fd(t, "log"), "--to", "append:"+two)
+	roots.unharmed(t)
+}
+
+// TestRedirectBySignal moves a connection that a program is told of by SIGIO: so it is
+// at the new one, and at the old one again.
+func TestRedirectBySignal(t *testing.T) {
+	const program = `import fcntl, json, os, signal, socket, sys
+s = socket.create_connection(("127.0.0.1", int(sys.argv[1])))
+s.setblocking(False)
+counts, rest, errors = {"io.fd": s.fileno()}, b"", 0
+def arrived(*_):
+    global rest
+    try:
+        rest += s.recv(1 << 16)
+    except BlockingIOError:
+        return
+    for n in range(0, len(rest) - 7, 8):
+        name = "io." + chr(rest[n])
+        counts[name] = counts.get(name, 0) + 1
+    rest = rest[len(rest) // 8 * 8:]
+signal.signal(signal.SIGIO, arrived)
+fcntl.fcntl(s, fcntl.F_SETOWN, os.getpid())
+fcntl.fcntl(s, fcntl.F_SETFL, fcntl.fcntl(s, fcntl.F_GETFL) | os.O_ASYNC)
+print("ready", flush=True)
+for line in sys.stdin:
+    if line == "quit\n":
+        os._exit(0)
+    print(json.dumps({"fixture": "signal", "errors": errors, "error": "", "progress": sum(counts.values()), "counts": counts}), flush=True)
+`
+	a, b := messages(t, 'A'), messages(t, 'B')
+	s, f := start(t, testbed.FixtureOptions{}, "/usr/bin/python3", "-I", "-c", program, a)
+	r := &redirected{s, f}
+	fd := r.fd(t, "io")
+	flags := flagsOf(t, r.pid, fd)
+	for range 3 {
+		r.hears(t, "io", 'A')
+		vos(t, "redirect", r.target(), fd, "--to", "tcp:127.0.0.1:"+b).expect(t, 0)
+		r.hears(t, "io", 'B')
+		if now := flagsOf(t, r.pid, fd); now != flags {
+			t.Errorf("flags are %s and were %s", now, flags)
+		}
+		vos(t, "redirect", r.target(), fd, "--back").expect(t, 0)
+	}
+	r.hears(t, "io", 'A')
+	r.unharmed(t)
+}
