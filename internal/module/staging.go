@@ -12,6 +12,7 @@ import (
 	"syscall"
 
 	"github.com/virtualizing-os/vos/internal/api"
+	"github.com/virtualizing-os/vos/internal/intercept"
 	"github.com/virtualizing-os/vos/internal/procfs"
 	"github.com/virtualizing-os/vos/internal/tracee"
 	"github.com/virtualizing-os/vos/internal/vin"
@@ -376,7 +377,7 @@ func (p *Process) openCalls() ([]tracee.Call, error) {
 	}
 	var calls []tracee.Call
 	for fd, link := range descriptors {
-		if strings.HasPrefix(link, memfd+stagedPrefix) || strings.HasPrefix(link, memfd+vin.Name) {
+		if strings.HasPrefix(link, memfd+stagedPrefix) || strings.HasPrefix(link, memfd+vin.Name) || strings.HasPrefix(link, memfd+intercept.Name) {
 			calls = append(calls, tracee.Call{Number: syscall.SYS_CLOSE, Args: [6]uint64{uint64(fd)}})
 		}
 	}
