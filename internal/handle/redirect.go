@@ -265,7 +265,7 @@ func (w *redirecting) look() error {
 	}
 	w.from = w.old.link
 	for _, m := range w.all {
-		m.remarks = nil
+		m.remarks, m.plain = nil, nil
 		err := m.look(w.old)
 		if gone(err) {
 			continue

@@ -26,6 +26,7 @@ type member struct {
 	limit, slots int // of descriptors: how many it may have, and has room for
 
 	numbers    []int        // its open descriptors
+	plain      map[int]bool // those that were neither epoll nor io_uring at the last look; nil before
 	bound      []bound      // those of the description
 	registered []registered // with which epolls they are registered
 	standing   *redirectRecord
@@ -82,13 +83,17 @@ func (m *member) close() error {
 }
 
 // look finds the descriptors and registrations of a description. The process may
-// run; then what is found is what was so for a moment.
+// run; then what is found is what was so for a moment. Of a descriptor that was plain
+// at the look before it only asks whether it is an epoll by now, which is quick: a
+// server has thousands of them, and may be stopped.
 func (m *member) look(d *description) error {
 	var err error
 	if m.numbers, err = m.p.DescriptorNumbers(); err != nil {
 		return err
 	}
 	m.bound, m.registered, m.refusals = nil, nil, nil
+	before := m.plain
+	m.plain = make(map[int]bool, len(m.numbers))
 	var epolls []int
 	inode := d.stat.Inode // as the kernel has it, which is not what overlayfs shows
 	for _, fd := range m.numbers {
@@ -113,6 +118,10 @@ func (m *member) look(d *description) error {
 			m.bound = append(m.bound, bound{fd, info.flags&FlagCloseExec != 0})
 			continue
 		}
+		if before[fd] && !kernel.IsEpoll(m.pid, fd, int(d.file.Fd())) {
+			m.plain[fd] = true
+			continue
+		}
 		link, err := m.p.Descriptor(fd)
 		switch {
 		case err != nil: // closed meanwhile
@@ -122,6 +131,8 @@ func (m *member) look(d *description) error {
 			m.refuse(api.Refusal{Code: codeIOUring, Subject: subject(m.pid, fd),
 				Detail: "it is an io_uring, which may hold the description, or wait for it, unseen",
 				Remedy: "restart the program with another setting instead"})
+		default:
+			m.plain[fd] = true
 		}
 	}
 	if len(m.bound) == 0 {

@@ -64,3 +64,12 @@ func compared(p, q int, call func() (uintptr, syscall.Errno)) (int, error) {
 		}
 	}
 }
+
+// IsEpoll reports whether a descriptor of process p is an epoll, by asking what is
+// registered with it; own is any open descriptor of this process. Where it can't be
+// told it may be one.
+func IsEpoll(p, fd, own int) bool {
+	slot := struct{ epoll, target, nth uint32 }{epoll: uint32(fd)}
+	_, _, errno := unix.RawSyscall6(unix.SYS_KCMP, uintptr(unix.Getpid()), uintptr(p), kcmpEpollTFD, uintptr(own), uintptr(unsafe.Pointer(&slot)), 0)
+	return errno != unix.EINVAL && errno != unix.EBADF
+}
