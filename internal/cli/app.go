@@ -24,6 +24,7 @@ type app struct {
 
 	subject  api.Target  // what the command is about, for messages
 	started  atomic.Bool // a command has begun; read by the interrupt's goroutine
+	watches  atomic.Bool // likewise: an interrupt is how the command is meant to end
 	launched atomic.Bool // interrupts are those of the program that vos run has started
 }
 

@@ -90,6 +90,13 @@ func (f fake) Detach(ctx context.Context, r api.DetachRequest, emit func(api.Int
 }
 
 func (f fake) Usage(ctx context.Context, r api.UsageRequest, emit func(api.UsageReport) error) error {
+	if r.Every > 0 && f.interrupt { // as the machine does
+		err := play(ctx, f, r, f.usageReports, emit)
+		if errors.Is(err, context.Canceled) {
+			err = nil
+		}
+		return err
+	}
 	return play(ctx, f, r, f.usageReports, emit)
 }
 

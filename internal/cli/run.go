@@ -78,7 +78,7 @@ func Run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	root.SetErr(a.stderr)
 
 	unwatch := context.AfterFunc(ctx, func() {
-		if a.started.Load() && !a.launched.Load() {
+		if a.started.Load() && !a.launched.Load() && !a.watches.Load() {
 			a.stderr.notef("interrupted: waiting until what has begun is undone; a second interrupt leaves at once")
 		}
 	})

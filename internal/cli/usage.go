@@ -72,6 +72,7 @@ read it: lines PROGRAM;MODULE;CALLER;FUNCTION BYTES.
 			}
 			if watch {
 				r.Every = watchEvery
+				a.watches.Store(true)
 			}
 			r.Target, r.Samples, r.Memory = t, folded, r.Memory || folded
 			r.Attach = !stop || r.For > 0
