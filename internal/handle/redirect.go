@@ -139,17 +139,20 @@ func (w *redirecting) closeDescriptions() {
 
 // open locks the processes, and settles what an earlier vOS has left in them.
 func (w *redirecting) open(ctx context.Context, processes []*procfs.Process) error {
+	// In one order, so that two that want the same processes don't wait for each other.
+	byPID := slices.Clone(processes)
+	slices.SortFunc(byPID, func(a, b *procfs.Process) int { return a.PID() - b.PID() })
+	for _, p := range byPID {
+		if isOwn(p.PID()) || w.DryRun {
+			continue
+		}
+		if err := p.Lock(ctx); err != nil && (!gone(err) || len(processes) == 1) {
+			return err
+		}
+	}
 	for _, p := range processes {
 		if isOwn(p.PID()) {
 			continue
-		}
-		if !w.DryRun {
-			if err := p.Lock(ctx); err != nil {
-				if gone(err) && len(processes) > 1 {
-					continue
-				}
-				return err
-			}
 		}
 		m, err := newMember(p)
 		if gone(err) && len(processes) > 1 {
