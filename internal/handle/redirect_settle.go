@@ -257,32 +257,39 @@ func (m *member) leftovers() ([]*left, error) {
 		if r.finished() {
 			continue
 		}
-		l := &left{member: m, record: r, in: nothingPlaced}
-		l.in.record, l.in.recordAt = r.at, r.Record
-		for _, other := range records {
-			l.standing = l.standing || other.at == r.Record && other.ID != r.ID
-		}
-		if r.Back && !l.standing {
-			l.in.recordAt = -1 // closed already
-		}
-		if l.sockets, err = m.ownSockets(); err != nil {
-			return nil, err
-		}
-		if m.has(r.Staged, r.New) {
-			l.in.staged = r.Staged
-		}
-		if m.has(r.Previous, r.Was) {
-			l.in.previous = r.Previous
-		}
-		if m.has(r.Kept, r.Old) {
-			l.in.kept = r.Kept
-		}
-		if err := l.split(); err != nil {
+		l := &left{member: m, record: r}
+		if err := l.locate(records); err != nil {
 			return nil, err
 		}
 		all = append(all, l)
 	}
 	return all, nil
+}
+
+// locate finds out what of the exchange is in the process.
+func (l *left) locate(records []recordIn) (err error) {
+	r := l.record
+	l.in, l.standing = nothingPlaced, false
+	l.in.record, l.in.recordAt = r.at, r.Record
+	for _, other := range records {
+		l.standing = l.standing || other.at == r.Record && other.ID != r.ID
+	}
+	if r.Back && !l.standing {
+		l.in.recordAt = -1 // closed already
+	}
+	if l.sockets, err = l.ownSockets(); err != nil {
+		return err
+	}
+	if l.has(r.Staged, r.New) {
+		l.in.staged = r.Staged
+	}
+	if l.has(r.Previous, r.Was) {
+		l.in.previous = r.Previous
+	}
+	if l.has(r.Kept, r.Old) {
+		l.in.kept = r.Kept
+	}
+	return l.split()
 }
 
 // split finds out which descriptors have which binding. What is bound to something
@@ -314,7 +321,12 @@ func (l *left) finish(ctx context.Context, forward bool) error {
 		if err := s.Borrow(); err != nil {
 			return err
 		}
-		if err := l.split(); err != nil {
+		// A thread that was borrowed may have been on its way until now.
+		records, err := recordsIn(l.p, l.take)
+		if err == nil {
+			err = l.locate(records)
+		}
+		if err != nil {
 			return err
 		}
 		var calls []tracee.Call
@@ -328,7 +340,7 @@ func (l *left) finish(ctx context.Context, forward bool) error {
 			}
 			calls = l.in.undoCalls(l.standing || l.record.Previous != l.record.Kept)
 		}
-		_, err := s.Run(append(calls, closeCalls(l.sockets...)...))
+		_, err = s.Run(append(calls, closeCalls(l.sockets...)...))
 		return err
 	})
 	return err
