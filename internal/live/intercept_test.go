@@ -5,6 +5,7 @@ import (
 	"debug/elf"
 	le "encoding/binary"
 	"fmt"
+	"maps"
 	"os"
 	"regexp"
 	"slices"
@@ -15,6 +16,7 @@ import (
 	"github.com/virtualizing-os/vos/internal/api"
 	"github.com/virtualizing-os/vos/internal/module"
 	"github.com/virtualizing-os/vos/internal/testbed"
+	"github.com/virtualizing-os/vos/internal/vex"
 )
 
 // An importing is a program at work whose calls are counted.
@@ -153,7 +155,7 @@ func ownMappings(t *testing.T, pid int) []string {
 func TestInterceptCycles(t *testing.T) {
 	cycles := 3
 	if soak {
-		cycles = 60
+		cycles = 12
 	}
 	for name, run := range importings {
 		t.Run(name, func(t *testing.T) {
@@ -210,6 +212,59 @@ func TestInterceptCycles(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestInterceptThousandTimes attaches and detaches nginx under load: no request fails,
+// and nothing piles up.
+func TestInterceptThousandTimes(t *testing.T) {
+	cycles := 50
+	if soak {
+		cycles = 1000
+	}
+	nginx := testbed.RunNginx(t, testbed.NginxOptions{})
+	load := nginx.Load(context.Background(), testbed.LoadOptions{})
+	machine, err := vex.New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	pid := nginx.Workers()[0]
+	target := api.Target{Program: strconv.Itoa(pid)}
+	ended := func(want api.Outcome) func(api.Interception) error {
+		return func(i api.Interception) error {
+			if i.Outcome != want || i.Slots == 0 || len(i.Residual) > 0 {
+				t.Errorf("%+v, want %s", i, want)
+			}
+			return nil
+		}
+	}
+	before, bound := inventory(t, pid), map[uint64]uint64{}
+	for n := range cycles {
+		if err := machine.Attach(t.Context(), api.AttachRequest{Target: target}, ended(api.Attached)); err != nil {
+			t.Fatal(err)
+		}
+		if err := machine.Detach(t.Context(), api.DetachRequest{Target: target}, ended(api.Detached)); err != nil {
+			t.Fatal(err)
+		}
+		now, _ := slotValues(t, pid)
+		if n > 0 && !maps.Equal(now, bound) {
+			t.Fatalf("after %d cycles slots are not what they were", n)
+		}
+		bound = now
+	}
+	totals := load.Stop()
+	t.Logf("%d cycles; %v", cycles, totals)
+	if totals.Failed > 0 || totals.Reconnects > 0 || totals.Served == 0 {
+		t.Errorf("failed requests: %v", totals.Errors)
+	}
+	checkFree(t, pid)
+	after := inventory(t, pid)
+	if len(after.Mappings) != len(before.Mappings) || len(after.Threads) != len(before.Threads) {
+		t.Errorf("%v", before.Diff(after))
+	}
+	if grown := after.RSS - before.RSS; grown > 2<<20 {
+		t.Errorf("the worker has grown by %d KiB", grown>>10)
+	}
+	vos(t, "verify", "--full", strconv.Itoa(pid)).expect(t, 0)
 }
 
 // TestInterceptPointers leads slots whose value is used as a pointer to stubs, too.
