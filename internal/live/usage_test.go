@@ -66,7 +66,7 @@ func TestAttachCommand(t *testing.T) {
 		}
 	}
 	for _, pid := range pids {
-		if left := strings.Join(before[pid].Diff(inventory(t, pid)), "\n"); strings.Contains(left, "vos-") {
+		if left := strings.Join(before[pid].Diff(inventory(t, pid)), "\n"); strings.Contains(left, "/memfd:vos-") {
 			t.Errorf("process %d has, after all: %v", pid, left)
 		}
 	}
