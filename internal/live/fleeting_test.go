@@ -12,6 +12,7 @@ import (
 
 	"github.com/virtualizing-os/vos/internal/api"
 	"github.com/virtualizing-os/vos/internal/testbed"
+	"github.com/virtualizing-os/vos/internal/vex"
 )
 
 // TestProgramThatBecomesAnother refreshes a program that executes itself every
@@ -41,6 +42,42 @@ func TestProgramThatBecomesAnother(t *testing.T) {
 			await(t, "a refresh of all", func() bool { return vos(t, "refresh", s.target()).Code == 0 })
 		})
 	}
+}
+
+// TestVerifyWhatIsUnloaded verifies and refreshes a program that loads and unloads two
+// libraries all the time: nothing in it is wrong, and neither says so.
+func TestVerifyWhatIsUnloaded(t *testing.T) {
+	rounds := 2000
+	if soak {
+		rounds = 20000
+	}
+	s := fixture(t, "churn", "libraries")
+	machine, err := vex.New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	target := api.Target{Program: s.target()}
+	for range rounds {
+		err := machine.Verify(t.Context(), api.VerifyRequest{Target: target}, func(v api.Verification) error {
+			if v.Corrupt {
+				t.Errorf("%+v", v)
+			}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = machine.Refresh(t.Context(), api.RefreshRequest{Target: target}, func(o api.Operation) error {
+			if o.Outcome != api.Clean {
+				t.Errorf("%+v", o)
+			}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.works(t)
 }
 
 // beingLoaded are the refusals of a program that is just becoming another, or of

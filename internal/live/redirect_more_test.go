@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/virtualizing-os/vos/internal/api"
+	"golang.org/x/sys/unix"
+
 	"github.com/virtualizing-os/vos/internal/testbed"
 )
 
@@ -277,10 +279,11 @@ func TestRedirectInNamespaces(t *testing.T) {
 
 // TestRedirectFullTable refuses a program that has no room for more descriptors.
 func TestRedirectFullTable(t *testing.T) {
-	s, f := start(t, testbed.FixtureOptions{Wrap: func(argv []string) []string {
-		return append([]string{"sh", "-c", `ulimit -n 12; exec "$@"`, "sh"}, argv...)
-	}}, compiled(t, "redirect"), "log="+filepath.Join(t.TempDir(), "log"))
-	r := &redirected{s, f}
+	r := runRedirected(t, "log="+filepath.Join(t.TempDir(), "log"))
+	room := uint64(len(inventory(t, r.pid).Descriptors) + 2)
+	if err := unix.Prlimit(r.pid, unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: room, Max: room}, nil); err != nil {
+		t.Fatal(err)
+	}
 	got := vos(t, "redirect", r.target(), r.fd(t, "log"), "--to", "append:/dev/null", "--json").expect(t, 7)
 	if all := redirections(t, got); len(all) != 1 || all[0].Refusals[0].Code != "descriptors_exhausted" {
 		t.Errorf("%s", got.Stdout)

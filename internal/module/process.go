@@ -105,6 +105,17 @@ func (p *Process) Again(ctx context.Context, lock bool) (*Process, error) {
 	return Inspect(p.files, process)
 }
 
+// Loaded returns the module that another look at the process saw, as it is now, or
+// nil if the program has it no more.
+func (p *Process) Loaded(seen *Module) *Module {
+	for _, m := range p.Modules {
+		if m.Start() == seen.Start() && m.Path == seen.Path {
+			return m
+		}
+	}
+	return nil
+}
+
 // Close lets go of the process.
 func (p *Process) Close() error {
 	var errs []error

@@ -27,9 +27,12 @@ func refresh(ctx context.Context, p *module.Process, modules []*module.Module, r
 	begins := make([]time.Duration, 0, len(modules))
 	for _, m := range modules {
 		begin := time.Now()
-		plan, err := p.Plan(ctx, m, r.Full)
+		plan, err := planRefresh(ctx, p, m, r.Full)
 		if err != nil {
 			return nil, err
+		}
+		if plan == nil {
+			continue // the program has unloaded it
 		}
 		plans = append(plans, plan)
 		begins = append(begins, time.Since(begin))
@@ -53,6 +56,28 @@ func refresh(ctx context.Context, p *module.Process, modules []*module.Module, r
 		}
 	}
 	return operations, nil
+}
+
+// planRefresh plans a module that the program may unload, and load again, meanwhile.
+// It returns nil if the program has it no more.
+func planRefresh(ctx context.Context, p *module.Process, m *module.Module, full bool) (*module.Plan, error) {
+	for n := 1; ; n++ {
+		plan, err := p.Plan(ctx, m, full)
+		if !errors.Is(err, procfs.ErrAddress) || n == looks {
+			return plan, err
+		}
+		if loaded, err := stillLoaded(ctx, p, m); err != nil || !loaded {
+			return nil, err
+		}
+	}
+}
+
+func stillLoaded(ctx context.Context, p *module.Process, m *module.Module) (bool, error) {
+	again, err := p.Again(ctx, false)
+	if err != nil {
+		return false, err
+	}
+	return again.Loaded(m) != nil, again.Close()
 }
 
 // planned tells a plan as an operation that is still to be carried out.
@@ -91,7 +116,16 @@ func finish(ctx context.Context, p *module.Process, plan *module.Plan, o *api.Op
 	var c *module.Comparison
 	err := commit
 	if err == nil {
-		if c, err = p.Compare(ctx, plan.Module, false); err != nil {
+		c, err = p.Compare(ctx, plan.Module, false)
+		if errors.Is(err, procfs.ErrAddress) {
+			var loaded bool
+			if loaded, err = stillLoaded(ctx, p, plan.Module); err == nil && !loaded {
+				o.Outcome = api.Refreshed // and unloaded since
+				return nil
+			}
+			c, err = p.Compare(ctx, plan.Module, false)
+		}
+		if err != nil {
 			err = fmt.Errorf("healed, but not verified: %w", err)
 		}
 	}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/virtualizing-os/vos/internal/api"
 	"github.com/virtualizing-os/vos/internal/module"
+	"github.com/virtualizing-os/vos/internal/procfs"
 )
 
 // Verify implements api.Executive.
@@ -18,11 +19,14 @@ func (Machine) Verify(ctx context.Context, r api.VerifyRequest, emit func(api.Ve
 		for _, m := range modules {
 			begin := time.Now()
 			c, err := p.Compare(ctx, m, r.Full)
-			if err == nil && c.Corrupt() {
+			if doubtful(c, err) {
 				c, err = lookAgain(ctx, p, m, c, r.Full)
 			}
 			if err != nil {
 				return all, err
+			}
+			if c == nil {
+				continue // the program has unloaded it
 			}
 			v := api.Verification{
 				PID: p.PID(), Program: p.Name, Module: m.Name, Path: m.Path,
@@ -39,21 +43,43 @@ func (Machine) Verify(ctx context.Context, r api.VerifyRequest, emit func(api.Ve
 	}, emit)
 }
 
-// lookAgain compares a module that differs once more, with the process held
-// against other vos: one of them may just have been changing it.
-func lookAgain(ctx context.Context, p *module.Process, m *module.Module, first *module.Comparison, full bool) (*module.Comparison, error) {
+// doubtful reports whether a look may have been disturbed: by another vos that was
+// just changing the module, or by the program, which unloaded it.
+func doubtful(c *module.Comparison, err error) bool {
+	return errors.Is(err, procfs.ErrAddress) || err == nil && c != nil && c.Corrupt()
+}
+
+// looks bounds how often a module is looked at that differs each time.
+const looks = 5
+
+// lookAgain compares a module that differs, or was not there, with the process held
+// against other vos, until two looks see the same. It returns nil if the program has
+// the module no more.
+func lookAgain(ctx context.Context, p *module.Process, m *module.Module, last *module.Comparison, full bool) (*module.Comparison, error) {
+	var err error
+	for range looks {
+		before := last
+		if last, err = lookOnce(ctx, p, m, full); !doubtful(last, err) {
+			return last, err
+		}
+		if err == nil && before != nil && slices.Equal(before.Differences(p), last.Differences(p)) {
+			return last, nil
+		}
+	}
+	return last, err
+}
+
+func lookOnce(ctx context.Context, p *module.Process, m *module.Module, full bool) (_ *module.Comparison, err error) {
 	again, err := p.Again(ctx, true)
 	if errors.Is(err, fs.ErrPermission) {
-		return first, nil // who may not change it can't hold it
+		again, err = p.Again(ctx, false) // who may not change it can't hold it
 	}
 	if err != nil {
 		return nil, err
 	}
-	defer again.Close()
-	for _, now := range again.Modules {
-		if now.Start() == m.Start() && now.Path == m.Path {
-			return again.Compare(ctx, now, full)
-		}
+	defer func() { err = errors.Join(err, again.Close()) }()
+	if now := again.Loaded(m); now != nil {
+		return again.Compare(ctx, now, full)
 	}
-	return first, nil
+	return nil, nil
 }
