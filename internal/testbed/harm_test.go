@@ -155,9 +155,10 @@ func TestCoroutineSeesWritesBelowStack(t *testing.T) {
 	f := RunFixture(t, "coroutine")
 	spin := [][]byte{{0x49, 0xff, 0xc9, 0x75}, {0x75, 0xfb, 0x48, 0x89}} // dec %r9; jnz
 	r := meddle(t, f, f.Pid(), spin, func(regs *syscall.PtraceRegs) {
-		// As a signal frame of 4 KiB would: from the red zone down.
-		frame := bytes.Repeat([]byte{1}, 4<<10)
-		if _, err := syscall.PtracePokeData(f.Pid(), uintptr(regs.Rsp-128-4<<10), frame); err != nil {
+		// As a large signal frame would: from the red zone down, and farther than the
+		// free end of the stack, which is up to 4,352 bytes.
+		frame := bytes.Repeat([]byte{1}, 4<<10+512)
+		if _, err := syscall.PtracePokeData(f.Pid(), uintptr(regs.Rsp-128)-uintptr(len(frame)), frame); err != nil {
 			t.Fatal(err)
 		}
 	})

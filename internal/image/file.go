@@ -1,0 +1,156 @@
+package image
+
+// A Descriptor is a number that leads to an open file.
+type Descriptor struct {
+	_       struct{} `cbor:",toarray"`
+	Number  int
+	File    int  // in Image.Files
+	OnClose bool // FD_CLOEXEC
+}
+
+// A File is an open file description. Which of the pointers is set is told by Kind,
+// whose names are those of `vos handles`.
+type File struct {
+	Kind   string `cbor:"kind"`
+	Flags  uint32 `cbor:"flags"` // O_… as fcntl(F_GETFL) returns them
+	Offset int64  `cbor:"offset,omitempty"`
+	Owner  *Owner `cbor:"owner,omitempty"` // F_SETOWN, F_SETSIG
+	Locks  []Lock `cbor:"locks,omitempty"`
+
+	Regular  *Regular  `cbor:"regular,omitempty"`  // file, directory, device: by path
+	Content  []byte    `cbor:"content,omitempty"`  // of pipes: what is in them
+	Pipe     *Pipe     `cbor:"pipe,omitempty"`     //
+	Event    *Event    `cbor:"event,omitempty"`    // eventfd
+	TimerFD  *TimerFD  `cbor:"timerfd,omitempty"`  //
+	Signals  uint64    `cbor:"signals,omitempty"`  // signalfd: mask
+	Epoll    []Watched `cbor:"epoll,omitempty"`    //
+	Inotify  []Inotify `cbor:"inotify,omitempty"`  //
+	PIDFD    int       `cbor:"pidfd,omitempty"`    // pid
+	Object   int       `cbor:"object,omitempty"`   // memfd: in Image.Objects
+	Socket   *Socket   `cbor:"socket,omitempty"`   //
+	Terminal *Terminal `cbor:"terminal,omitempty"` //
+}
+
+// Inherited is the Kind of a description that is not in the image: whoever restores
+// gives it (the terminal or pipes that the program was started with). Files keeps
+// what it was for the message.
+const Inherited = "inherited"
+
+// An Owner gets the signals of a descriptor.
+type Owner struct {
+	Type   int `cbor:"type"` // F_OWNER_…
+	ID     int `cbor:"id"`
+	Signal int `cbor:"signal"`
+}
+
+// A Lock is one of flock(2) or fcntl(2) on a file.
+type Lock struct {
+	Kind  string `cbor:"kind"` // "flock", "posix", "ofd", "lease"
+	Type  int    `cbor:"type"` // F_RDLCK, F_WRLCK
+	PID   int    `cbor:"pid,omitempty"`
+	Start int64  `cbor:"start"`
+	End   int64  `cbor:"end"` // last byte, or -1
+}
+
+// A Regular is a file with a name, or one without that the image holds.
+type Regular struct {
+	FileRef
+	Mode    uint32 `cbor:"mode"`
+	Deleted bool   `cbor:"deleted,omitempty"`
+	Content []Run  `cbor:"content,omitempty"` // of a deleted one, by offset
+	Device  uint64 `cbor:"rdev,omitempty"`    // of a device node
+}
+
+// A Pipe is one end, or both, of a pipe or FIFO.
+type Pipe struct {
+	ID     uint64 `cbor:"id"`     // inode: ends of one pipe have one
+	Size   int    `cbor:"size"`   // F_GETPIPE_SZ
+	Path   string `cbor:"path"`   // of a FIFO
+	Packet bool   `cbor:"packet"` // O_DIRECT
+}
+
+// An Event is an eventfd.
+type Event struct {
+	Count     uint64 `cbor:"count"`
+	Semaphore bool   `cbor:"semaphore"`
+}
+
+// A TimerFD is a timerfd.
+type TimerFD struct {
+	Clock    int      `cbor:"clock"`
+	Ticks    uint64   `cbor:"ticks"`
+	Absolute bool     `cbor:"absolute"`
+	Time     Interval `cbor:"time"`
+}
+
+// A Watched is a registration of an epoll. Number is the descriptor by which it was
+// made, Process whose it was; File is what it leads to.
+type Watched struct {
+	Number  int    `cbor:"number"`
+	Process int    `cbor:"process"`
+	File    int    `cbor:"file"`
+	Events  uint32 `cbor:"events"`
+	Data    uint64 `cbor:"data"`
+}
+
+// An Inotify is a watch.
+type Inotify struct {
+	ID   int    `cbor:"id"`
+	Path string `cbor:"path"`
+	Mask uint32 `cbor:"mask"`
+}
+
+// A Socket is a socket of any family.
+type Socket struct {
+	Family   int      `cbor:"family"`
+	Type     int      `cbor:"type"`
+	Protocol int      `cbor:"protocol"`
+	ID       uint64   `cbor:"id"`            // inode
+	State    string   `cbor:"state"`         // "unconnected", "listening", "established", "closed" …
+	Local    []byte   `cbor:"local"`         // struct sockaddr
+	Peer     []byte   `cbor:"peer"`          //
+	PeerID   uint64   `cbor:"peer_id"`       // inode, of unix sockets
+	Backlog  int      `cbor:"backlog"`       //
+	Options  []Option `cbor:"options"`       //
+	Queue    []Packet `cbor:"queue"`         // received, and not read yet
+	TCP      *TCP     `cbor:"tcp,omitempty"` // of a connection
+	Shutdown int      `cbor:"shutdown"`      // bit 1: no more receiving, bit 2: no more sending
+}
+
+// An Option is one of setsockopt(2).
+type Option struct {
+	_     struct{} `cbor:",toarray"`
+	Level int
+	Name  int
+	Value []byte
+}
+
+// A Packet is bytes in a queue; of streams the boundaries mean nothing.
+type Packet struct {
+	Data  []byte `cbor:"data"`
+	From  []byte `cbor:"from,omitempty"`  // struct sockaddr
+	Files []int  `cbor:"files,omitempty"` // descriptors in flight: in Image.Files
+}
+
+// A TCP is the state of a connection, by TCP_REPAIR.
+type TCP struct {
+	SendSequence    uint32   `cbor:"send_sequence"`
+	ReceiveSequence uint32   `cbor:"receive_sequence"`
+	Sent            []byte   `cbor:"sent"`   // written, and not acknowledged yet
+	Unsent          []byte   `cbor:"unsent"` // written, and not sent yet
+	Received        []byte   `cbor:"received"`
+	Options         []Option `cbor:"options"` // TCP_REPAIR_OPTIONS: code, value
+	Window          []byte   `cbor:"window"`  // struct tcp_repair_window
+	Timestamp       uint32   `cbor:"timestamp"`
+}
+
+// A Terminal is a pseudo-terminal's end.
+type Terminal struct {
+	Master     bool      `cbor:"master"`
+	Index      int       `cbor:"index"`
+	Settings   []byte    `cbor:"settings"` // struct termios2
+	Window     [4]uint16 `cbor:"window"`
+	Foreground int       `cbor:"foreground"`
+	Session    int       `cbor:"session"`
+	Pending    []byte    `cbor:"pending"`
+}
