@@ -39,8 +39,8 @@ type Module struct {
 	Object *dso.Object
 	File   procfs.FileState
 
-	// Opened tells that no module that was loaded at the start needs it: the
-	// program opened it by dlopen and may close it at any time.
+	// Opened tells that it was not loaded at the start, nor has to stay: the program
+	// opened it by dlopen and may close it at any time.
 	Opened bool
 
 	// Generation is the number of the build that calls of the module reach: 0 is
@@ -50,6 +50,7 @@ type Module struct {
 	// Obstacles are why the module can be neither verified nor refreshed.
 	Obstacles []api.Refusal
 
+	startup bool           // loaded at the start: the whole program sees its names
 	mapping procfs.Mapping // its first
 	start   uint64         // of its mappings
 	end     uint64

@@ -334,38 +334,6 @@ func (p *Process) nameKinds() {
 	}
 }
 
-// findOpened marks the modules that dlclose might unload: all that the
-// executable does not need, at any remove.
-func (p *Process) findOpened() {
-	byName := make(map[string]*Module)
-	for _, m := range p.Modules {
-		if _, taken := byName[m.Name]; !taken && !m.Staged() {
-			byName[m.Name] = m
-		}
-	}
-	needed := make(map[*Module]bool)
-	var need func(m *Module)
-	need = func(m *Module) {
-		if m == nil || needed[m] {
-			return
-		}
-		needed[m] = true
-		if m.Object != nil {
-			for _, soname := range m.Object.Needed {
-				need(byName[soname])
-			}
-		}
-	}
-	for _, m := range p.Modules {
-		if m.Kind != Library {
-			need(m)
-		}
-	}
-	for _, m := range p.Modules {
-		m.Opened = !needed[m] && (m.Object == nil || !m.Object.NoDelete())
-	}
-}
-
 // moduleAt returns the module that an address lies in, or nil.
 func (p *Process) moduleAt(address uint64) *Module {
 	i, found := slices.BinarySearchFunc(p.Modules, address, func(m *Module, at uint64) int {

@@ -136,9 +136,12 @@ func (p *Process) executable(address uint64) bool {
 }
 
 // binding returns what the loader would bind a symbol to that a module imports, 0
-// where that is not certain: which modules a library sees that dlopen brought is not
-// known, nor what a resolver (IFUNC) would return.
+// where that is not certain: which modules a library sees that dlopen brought, and in
+// which order, is not known, nor what a resolver (IFUNC) would return.
 func binding(order []*Module, importer *Module, s dso.Symbol) (uint64, error) {
+	if !slices.Contains(order, importer) {
+		return 0, nil // of another namespace (dlmopen)
+	}
 	var first *Module
 	var found dso.Symbol
 	for _, m := range order {
@@ -147,16 +150,14 @@ func binding(order []*Module, importer *Module, s dso.Symbol) (uint64, error) {
 		case err != nil:
 			return 0, fmt.Errorf("look up %s in %s: %w", s.Name, m.Name, err)
 		case !ok:
-		case m.Opened && first != nil:
-			if first.Opened {
-				return 0, nil // which of them depends on scopes
-			}
 		case first == nil:
 			first, found = m, definition
+		case !m.startup && !importer.startup:
+			return 0, nil // which of them depends on scopes
 		}
 	}
 	if first == nil || found.IsIFUNC() || found.IsTLS() || found.Section == elf.SHN_ABS ||
-		first.Opened && !importer.Opened || importer.Object.Flags&elf.DF_SYMBOLIC != 0 {
+		!first.startup && importer.startup || importer.Object.Flags&elf.DF_SYMBOLIC != 0 {
 		return 0, nil
 	}
 	return first.Bias + found.Value, nil
