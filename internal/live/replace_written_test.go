@@ -131,8 +131,9 @@ func TestReplaceKilledAtEachWrite(t *testing.T) {
 					continue // a build is mapped by many writes of one kind
 				}
 				t.Run(fmt.Sprintf("after write %d of %d", n, all), func(t *testing.T) {
-					if _, l := run(t, n); l.own != undisturbed.own || l.descriptors != undisturbed.descriptors || l.other > undisturbed.other+2 {
-						// The stack, with its guard, of a call that was not made yet stays.
+					if _, l := run(t, n); l.own != undisturbed.own || l.descriptors != undisturbed.descriptors || l.other > undisturbed.other+4 {
+						// The stack, with its guard, of a call that was not made yet stays, and malloc
+						// has made an arena, with its reserve, for the thread in which one was made.
 						t.Errorf("left: %+v, by one that nobody killed: %+v", l, undisturbed)
 					}
 				})
