@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/virtualizing-os/vos/internal/api"
 	"github.com/virtualizing-os/vos/internal/module"
@@ -60,15 +61,18 @@ var importings = map[string]func(t *testing.T) importing{
 		s := &subject{pid: f.Pid(), ask: f.Report}
 		return importing{pids: []int{f.Pid()}, check: s.unharmed}
 	},
-	"exceptions":        working("cxx"),
-	"threads":           working("threads", "64", "busy"),
-	"signals":           working("signals"),
-	"threads that end":  working("churn"),
-	"vfork":             working("vforker"),
-	"own sequences":     working("rseq"),
-	"coroutines":        working("coroutine"),
-	"calls with limits": working("eintr"),
-	"not PIE":           working("nopie"),
+	"python3 with numpy": libraries("numpy"),
+	"python3 with lxml":  libraries("lxml"),
+	"exceptions":         working("cxx"),
+	"threads":            working("threads", "64", "busy"),
+	"signals":            working("signals"),
+	"threads that end":   working("churn"),
+	"vfork":              working("vforker"),
+	"own sequences":      working("rseq"),
+	"coroutines":         working("coroutine"),
+	"calls with limits":  working("eintr"),
+	"not PIE":            working("nopie"),
+	"musl":               musl,
 	"64 threads within a library": func(t *testing.T) importing {
 		m := runMixed(t, form{}, "busy=8", "wait=56")
 		return importing{pids: []int{m.pid}, check: m.unharmed, exact: true}
@@ -82,6 +86,22 @@ var importings = map[string]func(t *testing.T) importing{
 func working(name string, args ...string) func(t *testing.T) importing {
 	return func(t *testing.T) importing {
 		s := fixture(t, name, args...)
+		return importing{pids: []int{s.pid}, check: s.unharmed}
+	}
+}
+
+// musl is a program with musl's C library, and another one of its own.
+func musl(t *testing.T) importing {
+	program := testbed.MustCompile(t, testbed.Build{Name: "holder", Language: "musl", Source: holder, Files: []string{"report.h"}, Flags: []string{"-fno-builtin"},
+		Parts: []testbed.Build{{Name: "libholder.so", Language: "musl", Source: holderLibrary, Flags: []string{"-shared", "-fPIC", "-fno-builtin", "-Wl,-soname,libholder.so"}}}})
+	s, _ := start(t, testbed.FixtureOptions{}, program)
+	return importing{pids: []int{s.pid}, check: s.unharmed, exact: true}
+}
+
+// libraries is python3, the distribution's, at work with a library of C.
+func libraries(task string) func(t *testing.T) importing {
+	return func(t *testing.T) importing {
+		s, _ := start(t, testbed.FixtureOptions{Ready: time.Minute}, "/usr/bin/python3", "-I", "-c", text(t, "libraries.py"), task)
 		return importing{pids: []int{s.pid}, check: s.unharmed}
 	}
 }
@@ -269,7 +289,7 @@ func TestInterceptThousandTimes(t *testing.T) {
 
 // TestInterceptPointers leads slots whose value is used as a pointer to stubs, too.
 func TestInterceptPointers(t *testing.T) {
-	for _, name := range []string{"nginx", "redis", "postgres", "python3 in mid-stream", "exceptions", "64 threads within a library"} {
+	for _, name := range []string{"nginx", "redis", "postgres", "python3 in mid-stream", "python3 with numpy", "exceptions", "64 threads within a library"} {
 		t.Run(name, func(t *testing.T) {
 			s := importings[name](t)
 			for range 2 {

@@ -2,6 +2,7 @@ package live
 
 import (
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -43,14 +44,15 @@ func callerSource(module, name string) string {
 	return s.String()
 }
 
-// callersProgram works in threads, in all modules, whenever it is asked to.
-func callersProgram(t *testing.T) string {
+// callersProgram works in threads, in all modules, whenever it is asked to. Its language
+// says with which C library.
+func callersProgram(t *testing.T, language string) string {
 	var callee strings.Builder
 	for n := range calledFunctions {
 		fmt.Fprintf(&callee, "volatile int v%d; void f%d(void) { v%d = 1; }\n", n, n, n)
 	}
 	library := func(name, source string, flags ...string) testbed.Build {
-		return testbed.Build{Name: name, Source: source, Flags: append([]string{"-fPIC", "-shared", "-Wl,-soname," + name}, flags...)}
+		return testbed.Build{Name: name, Language: language, Source: source, Flags: append([]string{"-fPIC", "-shared", "-Wl,-soname," + name}, flags...)}
 	}
 	main := "#include <pthread.h>\n#include <stdio.h>\nvoid lazy_work(void); void now_work(void);\n" + callerSource("callers", "own") + `
 static void *work(void *none) {
@@ -74,7 +76,7 @@ int main(void) {
 }
 `
 	return testbed.MustCompile(t, testbed.Build{
-		Name: "callers", Source: main, Flags: []string{"-Wl,-z,lazy"},
+		Name: "callers", Language: language, Source: main, Flags: []string{"-Wl,-z,lazy"},
 		Parts: []testbed.Build{
 			library("libcallee.so", callee.String()),
 			library("liblazy.so", callerSource("liblazy.so", "lazy"), "-Wl,-z,lazy"),
@@ -87,7 +89,7 @@ int main(void) {
 // says, what the loader says that it binds when it is first called (LD_DEBUG), and
 // what import slots its files have (readelf).
 func TestUsageCountsCalls(t *testing.T) {
-	program := callersProgram(t)
+	program := callersProgram(t, "c")
 	k := startTalker(t, exec.Command(program))
 	target := strconv.Itoa(k.pid)
 	before := usageOf(t, target, "--functions")
@@ -141,6 +143,41 @@ func TestUsageCountsCalls(t *testing.T) {
 	vos(t, "usage", target, "--stop").expect(t, 0)
 	k.asks(t, "work", "done")
 	checkFree(t, k.pid)
+}
+
+// TestUsageCountsCallsOfMusl holds what vos usage says of a program with musl's C library
+// against what its source says.
+func TestUsageCountsCallsOfMusl(t *testing.T) {
+	k := startTalker(t, exec.Command(callersProgram(t, "musl")))
+	target := strconv.Itoa(k.pid)
+	bound, _ := slotValues(t, k.pid)
+	for range 2 {
+		attachAll(t, []int{k.pid})
+		const rounds = 2
+		for range rounds {
+			k.asks(t, "work", "done")
+		}
+		usage := usageOf(t, target, "--functions")
+		for module, calls := range callers {
+			counted := make(map[string]uint64)
+			for _, f := range usage[module].Functions {
+				counted[f.Function] = f.Calls
+			}
+			for n := range calledFunctions {
+				name := fmt.Sprintf("f%d", n)
+				if want := uint64(rounds * callingThreads * calls(n)); counted[name] != want {
+					t.Errorf("%s has called %s %d times, want %d", module, name, counted[name], want)
+				}
+			}
+		}
+		detachAll(t, []int{k.pid})
+		if now, _ := slotValues(t, k.pid); !maps.Equal(now, bound) || len(ownMappings(t, k.pid)) > 0 {
+			t.Errorf("after a detach it has %v, and other slots than before", ownMappings(t, k.pid))
+		}
+		k.asks(t, "work", "done")
+		vos(t, "verify", target).expect(t, 0)
+		checkFree(t, k.pid)
+	}
 }
 
 // lazilyBound returns which of the functions each module has bound after one round of

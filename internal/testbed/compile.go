@@ -23,7 +23,7 @@ type Build struct {
 	Name     string   // base name of the file that is made
 	Source   string   // source text; "" takes Files[0] alone
 	Files    []string // embedded files under fixtures/: what is compiled comes first, headers after it
-	Language string   // "c" (default), "c++" or "go"
+	Language string   // "c" (default), "musl" (C, with musl's C library), "c++" or "go"
 	Flags    []string // for the compiler, after the defaults
 	Libs     []string // -l flags, after the source
 	Parts    []Build  // shared objects made first, in the same folder, and linked
@@ -103,6 +103,8 @@ func (b Build) compiler() string {
 		return "g++"
 	case "go":
 		return "go"
+	case "musl":
+		return "musl-gcc"
 	}
 	return "gcc"
 }
@@ -110,7 +112,7 @@ func (b Build) compiler() string {
 // sources returns the files of b, the one to be compiled first.
 func (b Build) sources() (names []string, texts [][]byte, err error) {
 	if b.Source != "" {
-		extension := map[string]string{"": ".c", "c": ".c", "c++": ".cc", "go": ".go"}[b.Language]
+		extension := map[string]string{"": ".c", "c": ".c", "musl": ".c", "c++": ".cc", "go": ".go"}[b.Language]
 		names, texts = append(names, b.Name+extension), append(texts, []byte(b.Source))
 	}
 	for _, file := range b.Files {
