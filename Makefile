@@ -54,7 +54,7 @@ refusals: ## every reason for which vOS will not do something, into docs/refusal
 fuzz: ## a minute for each fuzz target
 	@for t in $$(grep -rho --include='*_test.go' 'func Fuzz[A-Za-z]*' internal | sort -u | sed 's/func //'); do \
 	  p=$$(dirname $$(grep -rl --include='*_test.go' "func $$t(" internal | head -n 1)); \
-	  $(GO) test ./$$p -run '^$$' -fuzz "^$$t\$$" -fuzztime 60s || exit 1; done
+	  $(GO) test ./$$p -run '^$$' -fuzz "^$$t\$$" -fuzztime 60s -fuzzminimizetime 5s || exit 1; done
 
 demo: deps build ## a real nginx is corrupted and healed, its libz replaced, under load
 	@$(GO) run ./internal/demo/cmd
