@@ -24,6 +24,10 @@ type Holdings struct {
 	Restless []int
 	Unread   []string
 	Unseen   int
+
+	// Uncounted are functions that open descriptors whose calls are not counted, of a
+	// process that is attached: OpenedBy lacks who calls them.
+	Uncounted []Uncounted
 }
 
 // IDs are the numbers by which one process and its threads are known.
@@ -78,6 +82,11 @@ type Handle struct {
 	Ring    *Ring          `json:"io_uring,omitempty"`
 	Pty     *int           `json:"pty,omitempty"` // the number in /dev/pts
 	Locks   []Lock         `json:"locks,omitempty"`
+
+	// OpenedBy are the modules that called functions which open such a descriptor, since
+	// calls are counted, those with most calls first: if it was opened since, by one of
+	// them. It is empty where no calls are counted.
+	OpenedBy []string `json:"opened_by"`
 
 	Peers  []HandleRef `json:"peers"`  // who holds another end of the pipe or socket
 	Shared []HandleRef `json:"shared"` // who else holds the same open file description

@@ -18,7 +18,7 @@ var heldByNginx = []api.Holdings{{
 			Locks:  []api.Lock{{Type: "FLOCK", Mode: "WRITE", PID: 811, End: -1}, {Type: "OFDLCK", Mode: "READ", PID: -1, Start: 5, End: 14}}}),
 		handleOf(3, "socket", api.Handle{Name: "socket:[101]", Access: "read_write", Flags: []string{"O_CLOEXEC", "O_NONBLOCK"},
 			Socket: &api.Socket{Family: "inet", Type: "stream", Protocol: "tcp", State: "listen", Local: "0.0.0.0:80", ReceiveQueue: 2, SendQueue: 511}}),
-		handleOf(4, "socket", api.Handle{Name: "socket:[102]", Access: "read_write", Peers: []api.HandleRef{{PID: 900, Program: "curl", FD: 5}},
+		handleOf(4, "socket", api.Handle{Name: "socket:[102]", Access: "read_write", OpenedBy: []string{"nginx", "libcrypto.so.3"}, Peers: []api.HandleRef{{PID: 900, Program: "curl", FD: 5}},
 			Socket: &api.Socket{Family: "inet6", Type: "stream", Protocol: "tcp", State: "established", Local: "[::1]:80", Remote: "[::1]:4711", ReceiveQueue: 17}}),
 		handleOf(6, "socket", api.Handle{Name: "socket:[103]", Access: "read_write",
 			Socket: &api.Socket{Family: "unix", Type: "dgram", State: "unconnected", Local: "@nginx", Abstract: true}}),

@@ -344,8 +344,9 @@ var fakes = map[string]fake{
 		{PID: 812, Program: "nginx", Module: "libz.so.1", Path: "/usr/lib/libz.so.1", BuildID: "c0ffee00c0ffee00c0ffee00c0ffee00c0ffee00", Base: "0x7f0000000000", Kind: "library", TextBytes: 69_632, DataBytes: 4096, MappedBytes: 118_784, File: api.FileReplaced, Outdated: true, Generation: 1, Refreshable: true},
 		{PID: 812, Program: "nginx", Module: "libz.so.1", Path: "/usr/lib/libz.so.1", BuildID: "decade00decade00decade00decade00decade00", Base: "0x7e0000000000", Kind: "library", TextBytes: 69_632, DataBytes: 4096, MappedBytes: 118_784, File: api.FileSame, Generation: 1, Staged: true, Refreshable: true},
 	}},
-	"handles":        {holdings: heldByNginx, functions: functionsOfNginx},
-	"restless":       {holdings: []api.Holdings{{IDs: heldByNginx[0].IDs, Restless: []int{7}, Unread: []string{"thread 813 has descriptors of its own"}}}},
+	"handles": {holdings: heldByNginx, functions: functionsOfNginx},
+	"restless": {holdings: []api.Holdings{{IDs: heldByNginx[0].IDs, Restless: []int{7}, Unread: []string{"thread 813 has descriptors of its own"},
+		Uncounted: []api.Uncounted{{Module: "libfoo.so", Why: "its address is used as a pointer", Functions: []string{"open@GLIBC_2.2.5", "socket@GLIBC_2.2.5"}}}}}},
 	"part-forbidden": {holdings: heldByNginx[:1], err: errNotPermitted},
 	"many-workers":   {currencies: manyWorkers(7)},
 	"fleeting":       {currencies: []api.Currency{{PID: 900, Program: "java", Modules: 20, Outdated: []api.OutdatedModule{unpacked(900)}}}},
@@ -446,8 +447,8 @@ var fakes = map[string]fake{
 			Differences: []api.Difference{{PID: 666, Program: "nginx", Module: hostileName, Section: hostileName, Function: hostileName, Address: hostileName, Found: hostileName, Expected: hostileName, Kind: hostileName}}}},
 		currencies: []api.Currency{{PID: 666, Program: hostileName, Modules: 2, Unknown: []api.UncomparedModule{{Module: hostileName, Path: hostileName, Refusal: api.Refusal{Code: hostileName, Subject: hostileName, Detail: hostileName, Remedy: hostileName}}},
 			Outdated: []api.OutdatedModule{{PID: 666, Program: hostileName, Module: hostileName, Path: hostileName, Package: hostileName, PackageProblem: hostileName, RunningVersion: hostileName, InstalledBuildID: hostileName, Change: hostileName, Verdict: hostileName, Unit: hostileName, UserUnit: true, Container: hostileName, Refusals: []api.Refusal{{Code: hostileName, Detail: hostileName, Remedy: hostileName}}}}}},
-		holdings: []api.Holdings{{IDs: api.IDs{PID: 666, Program: hostileName}, Unread: []string{hostileName}, Handles: []api.Handle{
-			{PID: 666, Program: hostileName, Kind: "file", Name: hostileName, Path: hostileName, RedirectedFrom: hostileName, Access: "read", Peers: []api.HandleRef{{PID: 1, Program: hostileName}},
+		holdings: []api.Holdings{{IDs: api.IDs{PID: 666, Program: hostileName}, Unread: []string{hostileName}, Uncounted: []api.Uncounted{{Module: hostileName, Why: hostileName, Functions: []string{hostileName}}}, Handles: []api.Handle{
+			{PID: 666, Program: hostileName, Kind: "file", Name: hostileName, Path: hostileName, RedirectedFrom: hostileName, Access: "read", OpenedBy: []string{hostileName}, Peers: []api.HandleRef{{PID: 1, Program: hostileName}},
 				Shared: []api.HandleRef{{PID: 1, Program: hostileName}}, Locks: []api.Lock{{Type: hostileName, Mode: hostileName}}},
 			{PID: 666, Kind: "socket", Socket: &api.Socket{Family: hostileName, State: "listen", Local: hostileName}},
 			{PID: 666, Kind: "anonymous", Name: hostileName}}}},

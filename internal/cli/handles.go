@@ -31,6 +31,11 @@ vos itself has there, "was" what vos redirect has bound anew, ? a number that is
 registered in an epoll instance but has another file by now. --verbose adds
 locks, queues and what epoll and inotify instances wait for.
 
+OPENED BY is there where calls are counted (vos attach, vos run): the modules
+that have called a function which opens such a descriptor, those with most calls
+first. If it was opened since calls are counted, one of these did it; who opened
+what was there before, or was inherited, is not known.
+
 A program opens and closes descriptors meanwhile. Each row is of one open file
 as it was at one time; descriptors that are closed before that are not listed.
 Processes that you may not look at are missing in PEER and SHARED.
@@ -100,7 +105,8 @@ func (a *app) listHandles(ctx context.Context, x api.Executive, r api.HandlesReq
 		column{title: "FLAGS", elastic: true},
 		column{title: "OFFSET", right: true, spare: 3},
 		column{title: "PEER", elastic: true, rare: true},
-		column{title: "SHARED", elastic: true, rare: true, spare: 1})
+		column{title: "SHARED", elastic: true, rare: true, spare: 1},
+		column{title: "OPENED BY", elastic: true, rare: true, spare: 4})
 	var done tally
 	unseen, listed := 0, 0
 	err := x.Handles(ctx, r, func(h api.Holdings) error {
@@ -113,12 +119,13 @@ func (a *app) listHandles(ctx context.Context, x api.Executive, r api.HandlesReq
 		for _, u := range h.Unread {
 			a.stderr.notef("%s: not listed: %s", place(h.Program, h.PID), u)
 		}
+		a.explainOpeners(h)
 		for _, d := range h.Handles {
 			if !a.json {
 				a.addHandle(t, d)
 				continue
 			}
-			d.Flags, d.Peers, d.Shared = list(d.Flags), list(d.Peers), list(d.Shared)
+			d.Flags, d.OpenedBy, d.Peers, d.Shared = list(d.Flags), list(d.OpenedBy), list(d.Peers), list(d.Shared)
 			if err := a.printJSON(d); err != nil {
 				return err
 			}
@@ -152,6 +159,7 @@ func (a *app) addHandle(t *table, h api.Handle) {
 		text(offset),
 		text(a.references(h.Peers, h.PID)),
 		text(a.references(h.Shared, h.PID)),
+		text(openedBy(h)),
 	)
 	if a.verbose {
 		for _, n := range handleNotes(h) {
@@ -199,6 +207,23 @@ func (a *app) openText(h api.Handle) string {
 		return s
 	}
 	return quoted(strings.TrimSuffix(h.Name, " (deleted)"))
+}
+
+// explainOpeners says who may have opened descriptors, too, as calls are not counted.
+func (a *app) explainOpeners(h api.Holdings) {
+	for _, u := range h.Uncounted {
+		a.stderr.notef("%s: %s may have opened some, too: calls of %s are not counted, as %s",
+			place(h.Program, h.PID), quoted(u.Module), quotedList(u.Functions), u.Why)
+	}
+}
+
+// openedBy lists the modules that may have opened a descriptor.
+func openedBy(h api.Handle) string {
+	var names []string
+	for _, name := range h.OpenedBy {
+		names = append(names, quoted(name))
+	}
+	return strings.Join(names, " ")
 }
 
 // was tells what a redirected descriptor led to before.

@@ -81,20 +81,6 @@ func (m *ModuleUsage) OwnedBytes() (sum float64) {
 	return sum
 }
 
-// opening are functions that return descriptors, and how many; closing those that
-// close one.
-var (
-	opening = map[string]uint64{
-		"open": 1, "open64": 1, "__open_2": 1, "__open64_2": 1, "openat": 1, "openat64": 1, "__openat_2": 1, "__openat64_2": 1,
-		"creat": 1, "creat64": 1, "fopen": 1, "fopen64": 1, "opendir": 1, "popen": 1, "tmpfile": 1, "tmpfile64": 1,
-		"mkstemp": 1, "mkstemp64": 1, "mkostemp": 1, "mkostemp64": 1, "memfd_create": 1,
-		"socket": 1, "socketpair": 2, "accept": 1, "accept4": 1, "pipe": 2, "pipe2": 2, "dup": 1,
-		"epoll_create": 1, "epoll_create1": 1, "eventfd": 1, "timerfd_create": 1, "inotify_init": 1, "inotify_init1": 1,
-		"pidfd_open": 1, "userfaultfd": 1,
-	}
-	closing = map[string]bool{"close": true, "fclose": true, "closedir": true, "pclose": true}
-)
-
 // Meter makes ready to read what is counted. Nothing is, where no slot leads to a stub.
 func (p *Process) Meter() (*Meter, error) {
 	m := &Meter{p: p}
@@ -285,9 +271,10 @@ func (u *ModuleUsage) add(f intercept.Function, of string, c intercept.Counted, 
 	u.Allocated += c.Allocated
 	u.Freed += c.Freed
 	u.Memory = u.Memory || f.Kind.Memory()
-	name, _, _ := strings.Cut(f.Name, "@")
-	u.Opens += opening[name] * c.Calls
-	if closing[name] {
+	if opener, ok := openerOf(f.Name); ok {
+		u.Opens += opener.n * c.Calls
+	}
+	if name, _, _ := strings.Cut(f.Name, "@"); closing[name] {
 		u.Closes += c.Calls
 	}
 }

@@ -20,11 +20,11 @@ func (Machine) Handles(ctx context.Context, r api.HandlesRequest, emit func(api.
 	if err != nil {
 		return err
 	}
-	survey := handle.NewSurvey()
-	defer func() { err = errors.Join(err, survey.Close()) }()
+	survey, store := handle.NewSurvey(), module.NewStore()
+	defer func() { err = errors.Join(err, survey.Close(), store.Close()) }()
 	var errs []error
 	for i, p := range processes {
-		held, err := holdings(ctx, survey, p, &r)
+		held, err := holdings(ctx, survey, store, p, &r)
 		err = errors.Join(err, p.Close())
 		if err == nil {
 			err = emit(*held)
@@ -43,7 +43,7 @@ func (Machine) Handles(ctx context.Context, r api.HandlesRequest, emit func(api.
 }
 
 // holdings looks at one process.
-func holdings(ctx context.Context, survey *handle.Survey, p *procfs.Process, r *api.HandlesRequest) (*api.Holdings, error) {
+func holdings(ctx context.Context, survey *handle.Survey, store *module.Store, p *procfs.Process, r *api.HandlesRequest) (*api.Holdings, error) {
 	ids, err := idsOf(p)
 	if err != nil {
 		return nil, err
@@ -69,8 +69,17 @@ func holdings(ctx context.Context, survey *handle.Survey, p *procfs.Process, r *
 	for i := range all {
 		open[all[i].FD] = &all[i]
 	}
+	openers, err := openersIn(store, p)
+	if err != nil {
+		held.Unread = append(held.Unread, fmt.Sprintf("who opened them: %v", err))
+	}
+	held.Uncounted = openers.Uncounted
 	for i := range wanted {
-		held.Handles = append(held.Handles, describeHandle(&wanted[i], ids.Program, open))
+		d := describeHandle(&wanted[i], ids.Program, open)
+		if d.Own == "" && d.RedirectedFrom == "" { // those are vOS's
+			d.OpenedBy = openers.ByKind[d.Kind]
+		}
+		held.Handles = append(held.Handles, d)
 	}
 	apart, err := handle.Apart(p)
 	switch {
@@ -83,6 +92,35 @@ func holdings(ctx context.Context, survey *handle.Survey, p *procfs.Process, r *
 		held.Unread = append(held.Unread, fmt.Sprintf("thread %d has descriptors of its own", tid))
 	}
 	return held, nil
+}
+
+// openersIn returns who called what opens descriptors in a process: nobody where no
+// calls are counted.
+func openersIn(store *module.Store, p *procfs.Process) (o *module.Openers, err error) {
+	none := &module.Openers{}
+	if on, err := module.Intercepted(p); err != nil || !on {
+		return none, err
+	}
+	process, err := procfs.Open(p.PID())
+	if err != nil {
+		return none, err
+	}
+	inspected, err := module.Inspect(store, process)
+	if err != nil {
+		return none, err
+	}
+	defer func() { err = errors.Join(err, inspected.Close()) }()
+	if _, on, err := inspected.Counting(); err != nil || !on {
+		return none, err
+	}
+	meter, err := inspected.Meter()
+	if err != nil {
+		return none, err
+	}
+	if o, err = meter.Openers(); err != nil {
+		return none, err
+	}
+	return o, nil
 }
 
 // idsOf reads the numbers of a process and its threads; what is no program is
