@@ -126,9 +126,26 @@ func (w *Waiter) Tick(d time.Duration) error {
 // It never waits for one thread id: that hangs on a group leader whose other
 // threads are dying.
 func (w *Waiter) Wait(deadline time.Time) (tid int, status WaitStatus, err error) {
+	return w.wait(deadline, false)
+}
+
+// WaitYielding is Wait that lets other goroutines have the processor meanwhile: for
+// tracees that work for long, and that nobody waits for.
+func (w *Waiter) WaitYielding(deadline time.Time) (tid int, status WaitStatus, err error) {
+	return w.wait(deadline, true)
+}
+
+func (w *Waiter) wait(deadline time.Time, yield bool) (tid int, status WaitStatus, err error) {
 	for {
-		n, _, errno := unix.RawSyscall6(unix.SYS_WAIT4, ^uintptr(0), uintptr(unsafe.Pointer(&status)),
-			unix.WALL|unix.WNOTHREAD, 0, 0, 0)
+		var n uintptr
+		var errno syscall.Errno
+		if yield {
+			n, _, errno = unix.Syscall6(unix.SYS_WAIT4, ^uintptr(0), uintptr(unsafe.Pointer(&status)),
+				unix.WALL|unix.WNOTHREAD, 0, 0, 0)
+		} else {
+			n, _, errno = unix.RawSyscall6(unix.SYS_WAIT4, ^uintptr(0), uintptr(unsafe.Pointer(&status)),
+				unix.WALL|unix.WNOTHREAD, 0, 0, 0)
+		}
 		switch errno {
 		case 0:
 			return int(n), status, nil

@@ -49,6 +49,7 @@ var sections = []section{
 	{"module/match", "Builds", "Another build of a library can't take over with the data of the one that runs, as far as files tell. `vos replace --debug-file` lets structures be compared by name, which proves more."},
 	{"handle", "Descriptors", "A descriptor can't be bound to something else by `vos redirect` without the program noticing."},
 	{"menu", "Menus", "`vos attach --menu` can't serve the program, or `vos ctl --show` can't show its answer."},
+	{"snapshot/restore", "Restoring", "The process of an image can't be built on this machine, or not now. Nothing was made."},
 	{"vex", "Requests", "One of several can't be done without the others."},
 }
 

@@ -117,4 +117,13 @@ var meanings = map[api.Code]meaning{
 	"tls_descriptor":         {"it reaches thread-local storage by descriptors (TLSDESC)", ""},
 	"tls_image_differs":      {"its thread-local storage has another size, layout or initial values", ""},
 	"tls_initial_exec":       {"its thread-local storage is at a fixed distance from the thread pointer", ""},
+
+	"clock_behind":      {"the machine runs for a shorter time than the program has seen pass", "wait, or restore it in a time namespace (unshare --time --monotonic SECONDS)"},
+	"cpu_differs":       {"the CPU lacks features that the program may use, or keeps another extended state", "restore it on a machine with a CPU such as the image names"},
+	"file_changed":      {"a file that the program had mapped was written since", "put the file back, name another one by --map, or take it as it is by --force-files"},
+	"file_missing":      {"a file or directory of the program is not there, or can't be opened", "put it back, or name another one by --map"},
+	"kernel_differs":    {"the vDSO of this kernel is another one, of which the program knows addresses", "boot the kernel that the image was taken on"},
+	"not_restorable":    {"something in the image can't be restored", "none is known"},
+	"pid_taken":         {"a process, thread, group or session has an id that the program had", "end what has it, or try again later"},
+	"several_processes": {"the image holds more than one process", "checkpoint programs of one process"},
 }

@@ -1,0 +1,219 @@
+package restore
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"syscall"
+	"time"
+
+	"github.com/virtualizing-os/vos/internal/api"
+	"github.com/virtualizing-os/vos/internal/image"
+	"github.com/virtualizing-os/vos/internal/kernel"
+)
+
+// System calls that package syscall does not name.
+const (
+	sysMlock2         = 325
+	sysRseq           = 334
+	sysPidfdOpen      = 434
+	sysClone3         = 435
+	sysCloseRange     = 436
+	sysPidfdGetfd     = 438
+	sysMseal          = 462
+	sysPrlimit64      = 302
+	sysTgsigqueueinfo = 297
+	sysSchedSetattr   = 314
+)
+
+// Flags of clone3(2) that package syscall does not name.
+const (
+	cloneClearHandlers = 0x100000000 // CLONE_CLEAR_SIGHAND
+)
+
+// cloneArgs is struct clone_args of linux/sched.h, followed by the id that the child is
+// to have. It will stand at an address.
+func cloneArgs(at, flags, clearTID uint64, tid int) []byte {
+	b := make([]byte, 0, cloneArgsBytes+8)
+	put := func(v uint64) { b = binary.LittleEndian.AppendUint64(b, v) }
+	put(flags)
+	put(0) // pidfd
+	put(clearTID)
+	put(0)                   // parent_tid
+	put(0)                   // exit_signal: it becomes SIGCHLD when the starter ends
+	put(0)                   // stack
+	put(0)                   // stack_size
+	put(0)                   // tls
+	put(at + cloneArgsBytes) // set_tid
+	put(1)                   // set_tid_size
+	put(0)                   // cgroup
+	put(uint64(tid))
+	return b
+}
+
+const cloneArgsBytes = 88
+
+// bear lets the starter make the process.
+func (t *tracer) bear(starter *task, pid int) (*process, error) {
+	s := &process{tracer: t, pid: starter.tid, main: starter}
+	b := s.batch()
+	err := t.untilFree(func() (free bool, err error) {
+		at, err := b.place(cloneArgs(starter.arena.data, syscall.CLONE_PTRACE|cloneClearHandlers, 0, pid))
+		if err != nil {
+			return false, err
+		}
+		b.try(sysClone3, at, cloneArgsBytes)
+		results, err := b.run()
+		if err != nil {
+			return false, err
+		}
+		switch errno := errnoOf(results[0]); errno {
+		case 0:
+			return true, nil
+		case syscall.EEXIST:
+			return false, pidTaken(pid, "a process, thread, group or session has it")
+		default:
+			return true, &StepError{PID: starter.tid, TID: starter.tid, What: fmt.Sprintf("make process %d", pid), Errno: errno}
+		}
+	})
+	if err != nil {
+		return nil, err
+	}
+	p := &process{tracer: t, pid: pid, main: t.task(pid)}
+	p.main.arena = starter.arena
+	if err := t.awaitStop(p.main); err != nil {
+		return p, err
+	}
+	return p, p.main.prepare()
+}
+
+// untilFree tries for a moment to get ids: the kernel may not have let go of those of a
+// process that has just been reaped. The error is that of the last try.
+func (t *tracer) untilFree(try func() (done bool, err error)) error {
+	const moment = 300 * time.Millisecond
+	for end := time.Now().Add(moment); ; time.Sleep(200 * time.Microsecond) {
+		done, err := try()
+		if done || err == nil || len(api.Refusals(err)) == 0 || time.Now().After(end) || t.ctx.Err() != nil {
+			return err
+		}
+	}
+}
+
+// settleIn gives the process its arena, in a gap of its image's mappings, and unmaps
+// all else.
+func (p *process) settleIn(mappings []image.Mapping) error {
+	g, err := p.makeArena(mappings)
+	if err != nil {
+		return err
+	}
+	p.main.arena = g
+	// The stack pointer is for what looks at it: sigaltstack.
+	p.main.base.RSP = g.end
+	b := p.batch()
+	b.add("unmap what is below the arena", syscall.SYS_MUNMAP, 0, g.start)
+	b.add("unmap what is above the arena", syscall.SYS_MUNMAP, g.end, addressLimit-g.end)
+	_, err = b.run()
+	return err
+}
+
+func (p *process) makeArena(mappings []image.Mapping) (arena, error) {
+	for _, at := range gaps(mappings) {
+		g, code, err := arenaAt(at)
+		if err != nil {
+			return arena{}, err
+		}
+		b := p.batch()
+		b.try(syscall.SYS_MMAP, at, arenaBytes, syscall.PROT_READ|syscall.PROT_WRITE,
+			syscall.MAP_PRIVATE|syscall.MAP_ANONYMOUS|mapFixedNoReplace, noFile, 0)
+		results, err := b.run()
+		if err != nil {
+			return arena{}, err
+		}
+		switch errno := errnoOf(results[0]); errno {
+		case 0:
+		case syscall.EEXIST:
+			continue
+		default:
+			return arena{}, &StepError{PID: p.pid, TID: p.pid, What: "map memory to work in", Errno: errno}
+		}
+		if err := kernel.WriteMemory(p.pid, code, []kernel.RemoteRange{{Address: at, Length: uint64(len(code))}}); err != nil {
+			return arena{}, err
+		}
+		b.addAt("make code executable at", at, syscall.SYS_MPROTECT, at, pageSize, syscall.PROT_READ|syscall.PROT_EXEC)
+		_, err = b.run()
+		return g, err
+	}
+	return arena{}, fmt.Errorf("build process %d: no gap of %d KiB in its address space", p.pid, arenaBytes>>10)
+}
+
+const (
+	addressLimit      = 0x7ffffffff000 // of programs, with page tables of four levels
+	lowestAddress     = 0x10000        // vm.mmap_min_addr
+	mapFixedNoReplace = 0x100000
+	noFile            = ^uint64(0)
+	stackGap          = 16 << 20 // below a growing stack and its guard gap
+)
+
+// gaps returns addresses of room for an arena, the larger gaps of the mappings first.
+func gaps(mappings []image.Mapping) []uint64 {
+	type gap struct{ start, size uint64 }
+	var found []gap
+	last := uint64(lowestAddress)
+	consider := func(end uint64) {
+		if end > last && end-last >= arenaBytes+stackGap {
+			found = append(found, gap{last, end - last})
+		}
+	}
+	for _, m := range mappings {
+		consider(m.Start)
+		last = max(last, m.End)
+	}
+	consider(addressLimit)
+	var at []uint64
+	for range min(len(found), 8) {
+		largest := 0
+		for i, g := range found {
+			if g.size > found[largest].size {
+				largest = i
+			}
+		}
+		g := &found[largest]
+		for _, part := range []uint64{2, 3, 5} {
+			if room := g.size - g.size/part; room >= arenaBytes+stackGap/2 {
+				at = append(at, (g.start+g.size/part)&^(pageSize-1))
+			}
+		}
+		g.size = 0
+	}
+	return at
+}
+
+// end kills what was built, and the starter, and reaps both.
+func (t *tracer) end(starter *task, p *process) error {
+	var err error
+	if p != nil {
+		tids := make([]int, 0, len(t.tasks))
+		for tid := range t.tasks {
+			if starter == nil || tid != starter.tid {
+				tids = append(tids, tid)
+			}
+		}
+		err = t.kill(p.pid, tids...)
+		if starter != nil && starter.stopped {
+			// The starter is its parent.
+			b := (&process{tracer: t, pid: starter.tid, main: starter}).batch()
+			b.try(syscall.SYS_WAIT4, uint64(p.pid), 0, waitAll, 0)
+			_, waitErr := b.run()
+			err = errors.Join(err, waitErr)
+		}
+	}
+	if starter != nil {
+		err = errors.Join(err, t.kill(starter.tid))
+	}
+	return err
+}
+
+const waitAll = 0x40000000 // __WALL
+
+func ownPID() uint64 { return uint64(os.Getpid()) }

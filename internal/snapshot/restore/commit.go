@@ -1,0 +1,260 @@
+package restore
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"runtime/debug"
+	"syscall"
+	"time"
+
+	"github.com/virtualizing-os/vos/internal/api"
+	"github.com/virtualizing-os/vos/internal/image"
+	"github.com/virtualizing-os/vos/internal/kernel"
+)
+
+// Commit restores the image. On an error nothing is left: what was built is dead and
+// reaped. Also if vOS dies there is nothing, or, from the moment on at which all is
+// done, the program.
+func (p *Plan) Commit(ctx context.Context) (Result, error) {
+	if len(p.Refusals) > 0 {
+		errs := make([]error, len(p.Refusals))
+		for i, r := range p.Refusals {
+			errs[i] = r
+		}
+		return Result{}, errors.Join(errs...)
+	}
+	started := time.Now()
+	result := Result{PID: p.PIDs[0], Notes: p.Notes}
+	var err error
+	kernel.OnOwnThread(func() { err = p.commit(ctx, &result) })
+	if err != nil {
+		return Result{}, err
+	}
+	result.Total = time.Since(started)
+	return result, nil
+}
+
+// commit builds the process on the calling OS thread, which is locked.
+func (p *Plan) commit(ctx context.Context, result *Result) (err error) {
+	img := p.source.Image()
+	of := &img.Processes[0]
+	t, err := newTracer(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, t.waiter.Close()) }()
+
+	var starter *task
+	var built *process
+	defer func() {
+		if panicked := recover(); panicked != nil {
+			err = fmt.Errorf("panic while process %d was built: %v\n%s", of.PID, panicked, debug.Stack())
+		}
+		if err != nil {
+			err = errors.Join(err, t.end(starter, built))
+		}
+	}()
+	if starter, err = t.start(p.options.Files); err != nil {
+		return err
+	}
+	if err := checkXState(starter, img); err != nil {
+		return err
+	}
+	if built, err = t.bear(starter, of.PID); err != nil {
+		return err
+	}
+	trap, err := p.build(built, of, result)
+	if err != nil {
+		return err
+	}
+	// From here on its parent is init, or a nearer subreaper.
+	ended := starter
+	starter = nil
+	if err := t.kill(ended.tid); err != nil {
+		return err
+	}
+	if of.ParentDeath != 0 {
+		b := built.batch()
+		b.add("set the signal of its parent's death", syscall.SYS_PRCTL, prctlDeathSignal, uint64(of.ParentDeath))
+		if _, err := b.run(); err != nil {
+			return err
+		}
+	}
+	if err := built.leave(of, trap); err != nil {
+		return err
+	}
+	built = nil
+	return nil
+}
+
+// build makes the process all that it was, but for its threads' registers. It returns
+// the action that SIGTRAP gets last, if that matters.
+func (p *Plan) build(b *process, of *image.Process, result *Result) (trap *image.Action, err error) {
+	img := p.source.Image()
+	if err := b.settleIn(of.Mappings); err != nil {
+		return nil, err
+	}
+	if of.NoTHP {
+		calls := b.batch()
+		calls.add("turn huge pages off", syscall.SYS_PRCTL, prctlSetTHP, 1, 0, 0, 0)
+		if _, err := calls.run(); err != nil {
+			return nil, err
+		}
+	}
+	if err := b.mapVDSO(of.Mappings); err != nil {
+		return nil, err
+	}
+	if err := p.restoreMemory(b, img, of, result); err != nil {
+		return nil, err
+	}
+	if err := b.setDescriptors(of); err != nil {
+		return nil, err
+	}
+	if trap, err = b.setActions(of.Actions); err != nil {
+		return nil, err
+	}
+	if err := b.setOOMScore(of.OOMScoreAdjust); err != nil {
+		return nil, err
+	}
+	if of.NoNewPrivileges {
+		calls := b.batch()
+		calls.add("give up new privileges", syscall.SYS_PRCTL, prctlNoNewPrivs, 1, 0, 0, 0)
+		if _, err := calls.run(); err != nil {
+			return nil, err
+		}
+	}
+	if err := b.makeThreads(of.Threads[1:]); err != nil {
+		return nil, err
+	}
+	if err := b.makeTimers(of.Timers); err != nil {
+		return nil, err
+	}
+	if err := b.setLimits(of.Limits); err != nil {
+		return nil, err
+	}
+	return trap, b.equipAll(of, result)
+}
+
+// restoreMemory makes the mappings with their pages, and enters the directories, which
+// are opened with the files.
+func (p *Plan) restoreMemory(b *process, img *image.Image, of *image.Process, result *Result) (err error) {
+	list := needs(of)
+	var files []*os.File
+	defer func() { err = errors.Join(err, closeAll(files)) }()
+	root, directory, err := p.options.openDirectories(of)
+	if err != nil {
+		return err
+	}
+	files = append(files, directory)
+	defer func() { err = errors.Join(err, root.Close()) }()
+	rootFile, err := root.Open(".", kernel.PathOnly|syscall.O_DIRECTORY)
+	if err != nil {
+		return err
+	}
+	files = append(files, rootFile)
+	for _, n := range list {
+		file, err := p.options.open(root, n)
+		if err != nil {
+			return err
+		}
+		files = append(files, file)
+	}
+	objects, bytes, err := b.makeObjects(p.source, img.Objects)
+	if err != nil {
+		return err
+	}
+	files = append(files, objects...)
+
+	numbers, err := b.pull(files)
+	if err != nil {
+		return err
+	}
+	const directories = 2
+	mapped := numbers[directories : directories+len(list)]
+	if err := b.mapAll(of.Mappings, list, mapped, numbers[directories+len(list):]); err != nil {
+		return err
+	}
+	if result.Bytes, err = b.fill(p.source, of.Mappings); err != nil {
+		return err
+	}
+	result.Bytes += bytes
+	if err := b.finishMappings(of.Mappings); err != nil {
+		return err
+	}
+	named, err := b.nameMappings(of.Mappings)
+	if err != nil {
+		return err
+	}
+	if !named {
+		result.Notes = append(result.Notes, "anonymous memory has lost its names, which this kernel does not keep")
+	}
+	if err := b.checkMappings(of.Mappings); err != nil {
+		return err
+	}
+	if err := b.setLayout(&of.Layout, mapped[len(mapped)-1]); err != nil {
+		return err
+	}
+	return b.enter(of, numbers[1], numbers[0])
+}
+
+// equipAll gives the threads what only themselves can set, the main thread last, with
+// the timers that run from now on.
+func (p *process) equipAll(of *image.Process, result *Result) error {
+	own, err := p.ownCapabilities()
+	if err != nil {
+		return err
+	}
+	for i := len(of.Threads) - 1; i > 0; i-- {
+		if err := p.equip(&of.Threads[i], &of.Credentials, own, nil); err != nil {
+			return err
+		}
+	}
+	if err := p.equip(&of.Threads[0], &of.Credentials, own, of.Pending); err != nil {
+		return err
+	}
+	b := p.batch()
+	dumpable := of.Dumpable
+	if dumpable > 1 {
+		dumpable = 0
+		result.Notes = append(result.Notes, "it is not dumpable; before, its core could be dumped for root alone")
+	}
+	b.add("set whether it can be dumped", syscall.SYS_PRCTL, prctlDumpable, uint64(dumpable))
+	if err := b.addIntervals(of.Intervals); err != nil {
+		return err
+	}
+	_, err = b.run()
+	return err
+}
+
+// checkXState refuses where the CPU or kernel keeps another extended state than the
+// image has.
+func checkXState(k *task, img *image.Image) error {
+	buffer := make([]byte, maxXState)
+	n, err := kernel.GetXState(k.tid, buffer)
+	if err != nil {
+		return err
+	}
+	if n < xstateFeaturesAt+8 {
+		return fmt.Errorf("read the extended state of process %d: %d bytes are too few", k.tid, n)
+	}
+	features := binary.LittleEndian.Uint64(buffer[xstateFeaturesAt:])
+	for i := range img.Processes {
+		for j := range img.Processes[i].Threads {
+			t := &img.Processes[i].Threads[j]
+			if len(t.XState) != n || binary.LittleEndian.Uint64(t.XState[xstateFeaturesAt:])&^features != 0 {
+				return api.Refusal{Code: codeCPU, Subject: "the CPU",
+					Detail: fmt.Sprintf("its extended state has %d bytes and the components %#x, thread %d has one of %d bytes", n, features, t.TID, len(t.XState)),
+					Remedy: "restore it on a machine with a CPU such as " + img.Machine.CPU}
+			}
+		}
+	}
+	return nil
+}
+
+const (
+	maxXState        = 16 << 10
+	xstateFeaturesAt = 464 // XCR0, which ptrace puts into the software bytes
+)

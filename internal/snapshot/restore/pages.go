@@ -1,0 +1,133 @@
+package restore
+
+import (
+	"context"
+	"fmt"
+	"runtime"
+	"slices"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/virtualizing-os/vos/internal/image"
+	"github.com/virtualizing-os/vos/internal/kernel"
+)
+
+// A piece is pages that lie one after the other in the image, up to pieceBytes, and
+// where they go.
+type piece struct {
+	place  image.Place
+	bytes  uint64
+	ranges []kernel.RemoteRange
+}
+
+const pieceBytes = 512 << 10
+
+// pieces cuts the pages of mappings.
+func pieces(mappings []image.Mapping) (list []piece, total uint64) {
+	for i := range mappings {
+		for _, run := range mappings[i].Pages {
+			total += run.Count * pageSize
+			list = appendPieces(list, run)
+		}
+	}
+	return list, total
+}
+
+func appendPieces(list []piece, run image.Run) []piece {
+	start, place := run.Start, run.Place
+	for left := run.Count * pageSize; left > 0; {
+		n := len(list)
+		if n == 0 || !list[n-1].precedes(place) {
+			list = append(list, piece{place: place})
+			n++
+		}
+		p := &list[n-1]
+		length := min(left, pieceBytes-p.bytes)
+		p.ranges = append(p.ranges, kernel.RemoteRange{Address: start, Length: length})
+		p.bytes += length
+		start, left = start+length, left-length
+		place.Offset += length
+	}
+	return list
+}
+
+// precedes reports whether a page at a place can be the next of the piece.
+func (p *piece) precedes(place image.Place) bool {
+	return p.place.Up == place.Up && p.place.Offset+p.bytes == place.Offset &&
+		p.bytes < pieceBytes && len(p.ranges) < kernel.MaxRemoteRanges
+}
+
+// fill writes the pages of the mappings, and returns how many bytes they are.
+func (p *process) fill(source Source, mappings []image.Mapping) (uint64, error) {
+	list, total := pieces(mappings)
+	if err := p.populate(mappings, total); err != nil {
+		return 0, err
+	}
+	return total, transfer(p.ctx, list, func(piece *piece, buffer []byte) error {
+		if err := source.ReadPages(piece.place, buffer); err != nil {
+			return fmt.Errorf("read pages of the image: %w", err)
+		}
+		return kernel.WriteMemory(p.pid, buffer, piece.ranges)
+	})
+}
+
+// populate lets the process itself make the pages of large runs: written to from
+// outside each of them would cost several times as much.
+func (p *process) populate(mappings []image.Mapping, total uint64) error {
+	b := p.batch()
+	for i := range mappings {
+		for _, run := range mappings[i].Pages {
+			if run.Count >= populateAtLeast {
+				b.try(syscall.SYS_MADVISE, run.Start, run.Count*pageSize, advisePopulateWrite)
+			}
+		}
+	}
+	patience := p.patience
+	defer func() { p.patience = patience }()
+	p.patience += time.Duration(total / slowestBytes * uint64(time.Second))
+	_, err := b.run()
+	return err
+}
+
+// slowestBytes a second is what a machine populates that swaps.
+const slowestBytes = 16 << 20
+
+// transfer hands pieces to work, with a buffer of their size, two at a time where there
+// are many. The first error ends it.
+func transfer(ctx context.Context, list []piece, work func(piece *piece, buffer []byte) error) error {
+	workers := min(2, runtime.GOMAXPROCS(0), 1+len(list)/4)
+	var wait sync.WaitGroup
+	var mu sync.Mutex
+	var failed error
+	next := 0
+	take := func() *piece {
+		mu.Lock()
+		defer mu.Unlock()
+		if failed == nil {
+			failed = ctx.Err()
+		}
+		if failed != nil || next == len(list) {
+			return nil
+		}
+		next++
+		return &list[next-1]
+	}
+	loop := func() {
+		var buffer []byte
+		for piece := take(); piece != nil; piece = take() {
+			buffer = slices.Grow(buffer[:0], int(piece.bytes))[:piece.bytes]
+			if err := work(piece, buffer); err != nil {
+				mu.Lock()
+				failed = err
+				mu.Unlock()
+			}
+		}
+	}
+	for range workers - 1 {
+		wait.Go(loop)
+	}
+	loop()
+	wait.Wait()
+	return failed
+}

@@ -1,0 +1,184 @@
+package restore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"syscall"
+	"time"
+
+	"github.com/virtualizing-os/vos/internal/api"
+	"github.com/virtualizing-os/vos/internal/image"
+	"github.com/virtualizing-os/vos/internal/kernel"
+)
+
+// A Source is an image that is read: an image.Reader, or pages that come from elsewhere.
+// It may be used by several goroutines.
+type Source interface {
+	Image() *image.Image
+	ReadPages(at image.Place, b []byte) error
+}
+
+// Options say how an image is restored. The zero value is usable.
+type Options struct {
+	// Force takes files that the program had mapped as they are now.
+	Force bool
+	// Map names other files, or directories, for those of the image. What is named
+	// here is not compared with the file that it stands for.
+	Map map[string]string
+	// Files are the standard descriptors; nil is /dev/null.
+	Files [3]*os.File
+}
+
+// A Plan is what restoring an image comes to. Nothing is done yet.
+type Plan struct {
+	Refusals []api.Refusal // why it can't be; empty if it can
+	PIDs     []int
+	Bytes    uint64 // of memory
+	Notes    []string
+
+	source  Source
+	options Options
+}
+
+// A Result tells what was done.
+type Result struct {
+	PID   int
+	Total time.Duration
+	Bytes uint64   // of memory that was written
+	Notes []string // what is otherwise than it was
+}
+
+// Look finds out whether an image can be restored here and now.
+func Look(ctx context.Context, source Source, options Options) (*Plan, error) {
+	if os.Geteuid() != 0 {
+		return nil, fmt.Errorf("restore a process: %w: only root can give it its id, its memory and its rights", api.ErrNotPermitted)
+	}
+	img := source.Image()
+	if len(img.Processes) == 0 {
+		return nil, errors.New("the image holds no process")
+	}
+	plan := &Plan{source: source, options: options}
+	for i := range img.Processes {
+		plan.PIDs = append(plan.PIDs, img.Processes[i].PID)
+	}
+	if n := len(img.Processes); n > 1 {
+		plan.refuse(api.Refusal{Code: codeManyInImage, Subject: "the image", Detail: fmt.Sprintf("it holds %d processes", n),
+			Remedy: "checkpoint programs of one process"})
+		return plan, nil
+	}
+	p := &img.Processes[0]
+	plan.refuse(refuseValues(p)...)
+	plan.refuse(refuseMappings(p, img.Objects)...)
+	if len(plan.Refusals) > 0 {
+		return plan, nil // the rest relies on them
+	}
+	_, plan.Bytes = pieces(p.Mappings)
+	plan.refuse(refuseDescriptors(img, p)...)
+	ids, err := refuseIDs(p)
+	if err != nil {
+		return nil, err
+	}
+	plan.refuse(ids...)
+	here, err := refuseMachine(img)
+	if err != nil {
+		return nil, err
+	}
+	plan.refuse(here...)
+	code, err := refuseVDSO(img, p, source)
+	if err != nil {
+		return nil, err
+	}
+	plan.refuse(code...)
+	refusals, err := options.refusePaths(p)
+	if err != nil {
+		return nil, err
+	}
+	plan.refuse(refusals...)
+	if p.Session != p.PID {
+		plan.Notes = append(plan.Notes, fmt.Sprintf("it will lead a session of its own; it was in session %d", p.Session))
+	} else if p.Group != p.PID {
+		plan.Notes = append(plan.Notes, fmt.Sprintf("it will lead a process group of its own; it was in group %d", p.Group))
+	}
+	return plan, ctx.Err()
+}
+
+func (p *Plan) refuse(r ...api.Refusal) { p.Refusals = append(p.Refusals, r...) }
+
+// refuseValues returns what of a process can't be restored.
+func refuseValues(p *image.Process) (refusals []api.Refusal) {
+	refuse := func(subject, detail string) { refusals = append(refusals, notRestorable(subject, detail)) }
+	if len(p.Threads) == 0 || p.Threads[0].TID != p.PID || p.PID <= 1 {
+		refuse(fmt.Sprintf("process %d", p.PID), "the image does not begin with its main thread")
+	}
+	pending := func(list []image.Signal, subject string) {
+		for _, s := range list {
+			switch {
+			case len(s) != siginfoBytes:
+				refuse(subject, fmt.Sprintf("a pending signal has %d bytes", len(s)))
+			case unheld(signalNumber(s)):
+				refuse(subject, fmt.Sprintf("signal %d is pending", signalNumber(s)))
+			}
+		}
+	}
+	pending(p.Pending, fmt.Sprintf("process %d", p.PID))
+	seen := make(map[int]bool)
+	for i := range p.Threads {
+		t := &p.Threads[i]
+		subject := fmt.Sprintf("thread %d", t.TID)
+		if seen[t.TID] || t.TID <= 1 {
+			refuse(subject, "the image has it twice, or with an id that no thread can have")
+		}
+		seen[t.TID] = true
+		pending(t.Pending, subject)
+		if t.Restart != nil {
+			if _, known := timeArgument[t.Restart.Number]; !known {
+				refuse(subject, fmt.Sprintf("system call %d can't be gone on with for the time that is left", t.Restart.Number))
+			}
+		}
+	}
+	for _, t := range p.Timers {
+		if t.ID < 0 || t.Notify == notifyThread && !seen[t.Thread] {
+			refuse(fmt.Sprintf("timer %d", t.ID), fmt.Sprintf("it tells thread %d, which is not in the image", t.Thread))
+		}
+	}
+	return refusals
+}
+
+const notifyThread = 4 // SIGEV_THREAD_ID
+
+// unheld are the signals that can't wait while a process is built.
+func unheld(signal int) bool {
+	return signal < 1 || signal > 64 || signal == int(syscall.SIGKILL) || signal == int(syscall.SIGSTOP) || signal == int(syscall.SIGTRAP)
+}
+
+// refusePaths returns what speaks against the files and directories of a process.
+func (o *Options) refusePaths(p *image.Process) (refusals []api.Refusal, err error) {
+	root, directory, err := o.openDirectories(p)
+	if err != nil {
+		if refusals = api.Refusals(err); refusals != nil {
+			return refusals, nil
+		}
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, root.Close(), directory.Close()) }()
+	return o.refuseFiles(root, p)
+}
+
+// openDirectories opens the root and the working directory.
+func (o *Options) openDirectories(p *image.Process) (*kernel.Directory, *os.File, error) {
+	path := p.Root
+	if path == "" {
+		path = "/"
+	}
+	root, err := kernel.OpenDirectory(path)
+	if err != nil {
+		return nil, nil, fileMissing(path, err.Error())
+	}
+	directory, err := root.OpenInRoot(o.mapped(p.Directory), kernel.PathOnly|syscall.O_DIRECTORY)
+	if err != nil {
+		return nil, nil, errors.Join(fileMissing(p.Directory, err.Error()), root.Close())
+	}
+	return root, directory, nil
+}

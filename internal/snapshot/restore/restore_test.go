@@ -1,0 +1,165 @@
+package restore
+
+import (
+	"bufio"
+	"encoding/json"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"syscall"
+	"testing"
+	"time"
+
+	"errors"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/virtualizing-os/vos/internal/testbed"
+)
+
+// A subject is a fixture whose process comes and goes.
+type subject struct {
+	pid    int
+	files  [3]*os.File // its ends
+	stdin  *os.File
+	stdout *bufio.Scanner
+	last   testbed.Report
+}
+
+// start starts a fixture of package testbed.
+func start(t *testing.T, name string, args ...string) *subject {
+	t.Helper()
+	build, err := testbed.Source(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &subject{}
+	pipe := func() (r, w *os.File) {
+		r, w, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { r.Close(); w.Close() })
+		return r, w
+	}
+	var stdout *os.File
+	s.files[0], s.stdin = pipe()
+	stdout, s.files[1] = pipe()
+	s.files[2] = os.Stderr
+	s.stdout = bufio.NewScanner(stdout)
+	s.stdout.Buffer(nil, 1<<20)
+	cmd := exec.Command(testbed.MustCompile(t, build), args...)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = s.files[0], s.files[1], s.files[2]
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	s.pid = cmd.Process.Pid
+	t.Cleanup(func() { s.kill(t) })
+	if !s.stdout.Scan() || s.stdout.Text() != "ready" {
+		t.Fatalf("%s printed %q: %v", name, s.stdout.Text(), s.stdout.Err())
+	}
+	return s
+}
+
+// kill ends the process, if there is one, and reaps it.
+func (s *subject) kill(t *testing.T) {
+	t.Helper()
+	if err := syscall.Kill(s.pid, syscall.SIGKILL); errors.Is(err, syscall.ESRCH) {
+		return
+	}
+	s.wait(t)
+}
+
+// wait waits until the process has ended, and returns how.
+func (s *subject) wait(t *testing.T) (status syscall.WaitStatus) {
+	t.Helper()
+	for {
+		_, err := syscall.Wait4(s.pid, &status, unix.WALL, nil)
+		if errors.Is(err, syscall.EINTR) {
+			continue
+		}
+		if err != nil {
+			t.Errorf("wait for process %d: %v", s.pid, err)
+		}
+		return status
+	}
+}
+
+// report asks the fixture how it fares: it must be healthy, and have worked.
+func (s *subject) report(t *testing.T) {
+	t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
+		if _, err := s.stdin.WriteString("report\n"); err != nil {
+			t.Fatal(err)
+		}
+		if !s.stdout.Scan() {
+			t.Fatalf("the fixture says nothing: %v", s.stdout.Err())
+		}
+		var r testbed.Report
+		if err := json.Unmarshal(s.stdout.Bytes(), &r); err != nil {
+			t.Fatal(err)
+		}
+		err := r.Healthy(s.last)
+		if r.Errors > 0 || err != nil && time.Now().After(deadline) {
+			t.Fatal(err)
+		}
+		if err == nil {
+			s.last = r
+			return
+		}
+	}
+}
+
+// quit tells the fixture to end, which it must do in good order.
+func (s *subject) quit(t *testing.T) {
+	t.Helper()
+	if _, err := s.stdin.WriteString("quit\n"); err != nil {
+		t.Fatal(err)
+	}
+	if status := s.wait(t); status.ExitStatus() != 0 {
+		t.Fatalf("the restored program ended with exit code %d, signal %v", status.ExitStatus(), status.Signal())
+	}
+}
+
+// cycle dumps and kills the process, and restores it.
+func (s *subject) cycle(t *testing.T) Result {
+	t.Helper()
+	img := dump(t, s.pid)
+	s.wait(t)
+	if _, err := os.Stat(fmt.Sprintf("/proc/%d", s.pid)); !errors.Is(err, fs.ErrNotExist) {
+		t.Fatalf("process %d is still there: %v", s.pid, err)
+	}
+	plan, err := Look(t.Context(), img, Options{Files: s.files})
+	if err != nil {
+		t.Fatal(err)
+	}
+	result, err := plan.Commit(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return result
+}
+
+func TestCycles(t *testing.T) {
+	for _, test := range []struct {
+		name, fixture string
+		args          []string
+	}{
+		{"plain", "plain", nil},
+		{"static", "static", nil},
+		{"threads", "threads", []string{"64", "busy"}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			s := start(t, test.fixture, test.args...)
+			for range 5 {
+				s.report(t)
+				r := s.cycle(t)
+				t.Logf("restored process %d in %v, %d KiB", r.PID, r.Total, r.Bytes>>10)
+			}
+			s.report(t)
+			s.quit(t)
+		})
+	}
+}
