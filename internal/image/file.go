@@ -16,6 +16,7 @@ type File struct {
 	Offset int64  `cbor:"offset,omitempty"`
 	Owner  *Owner `cbor:"owner,omitempty"` // F_SETOWN, F_SETSIG
 	Locks  []Lock `cbor:"locks,omitempty"`
+	Was    string `cbor:"was,omitempty"` // of an inherited one, for people
 
 	Regular  *Regular  `cbor:"regular,omitempty"`  // file, directory, device: by path
 	Content  []byte    `cbor:"content,omitempty"`  // of pipes: what is in them
@@ -32,8 +33,8 @@ type File struct {
 }
 
 // Inherited is the Kind of a description that is not in the image: whoever restores
-// gives it (the terminal or pipes that the program was started with). Files keeps
-// what it was for the message.
+// gives it (the terminal or pipes that the program was started with). Was says what it
+// led to.
 const Inherited = "inherited"
 
 // An Owner gets the signals of a descriptor.

@@ -179,7 +179,7 @@ func (c *checker) mappings(p *Process, img *Image) {
 }
 
 func (c *checker) file(f *File, img *Image, known map[int]bool) {
-	c.texts(f.Kind)
+	c.texts(f.Kind, f.Was)
 	c.that(f.Kind != "" && len(f.Kind) <= 32, "it has no kind")
 	if f.Regular != nil {
 		c.fileRef(&f.Regular.FileRef)

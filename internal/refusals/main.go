@@ -48,6 +48,7 @@ var sections = []section{
 	{"module", "Modules", "A module that runs can't be compared with its file, changed or replaced."},
 	{"module/match", "Builds", "Another build of a library can't take over with the data of the one that runs, as far as files tell. `vos replace --debug-file` lets structures be compared by name, which proves more."},
 	{"handle", "Descriptors", "A descriptor can't be bound to something else by `vos redirect` without the program noticing."},
+	{"snapshot/descriptor", "Descriptors in images", "What a descriptor leads to can't be kept in an image, or made again from one."},
 	{"menu", "Menus", "`vos attach --menu` can't serve the program, or `vos ctl --show` can't show its answer."},
 	{"snapshot/restore", "Restoring", "The process of an image can't be built on this machine, or not now. Nothing was made."},
 	{"vex", "Requests", "One of several can't be done without the others."},

@@ -1,0 +1,170 @@
+package kernel
+
+import (
+	"fmt"
+	"os"
+	"strconv"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// A Raw is an open file of this process of which the Go runtime knows nothing: it is
+// neither set to block nor registered with the runtime's epoll, as would happen with
+// an os.File. It is for descriptions that are a program's, or are to become one's.
+// The owner closes it; -1 is none.
+type Raw int
+
+// TakeRaw is TakeDescriptor that returns a Raw.
+func TakeRaw(pidfd *os.File, fd int) (Raw, error) {
+	taken, err := unix.PidfdGetfd(int(pidfd.Fd()), fd, 0)
+	if err != nil {
+		return -1, fmt.Errorf("take descriptor %d of %s: %w", fd, pidfd.Name(), err)
+	}
+	return Raw(taken), nil
+}
+
+// CopyRaw returns another descriptor of an open file.
+func CopyRaw(file *os.File) (Raw, error) {
+	conn, err := file.SyscallConn()
+	if err != nil {
+		return -1, fmt.Errorf("copy descriptor of %s: %w", file.Name(), err)
+	}
+	copied := -1
+	var failed error
+	err = conn.Control(func(fd uintptr) {
+		copied, failed = unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 0)
+	})
+	if err == nil {
+		err = failed
+	}
+	if err != nil {
+		return -1, fmt.Errorf("copy descriptor of %s: %w", file.Name(), err)
+	}
+	return Raw(copied), nil
+}
+
+// OpenRaw is OpenInRoot that returns a Raw. It does not wait for the other end of a
+// FIFO if flags have O_NONBLOCK, and makes no terminal the controlling one.
+func (d *Directory) OpenRaw(name string, flags int) (Raw, error) {
+	how := unix.OpenHow{
+		Flags:   uint64(flags | unix.O_CLOEXEC | unix.O_NOCTTY),
+		Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
+	}
+	if flags&unix.O_PATH != 0 {
+		how.Flags &^= unix.O_NOCTTY
+	}
+	fd, err := retry(func() (int, error) { return unix.Openat2(d.fd, name, &how) })
+	if err != nil {
+		return -1, fmt.Errorf("open %s in %s: %w", name, d.path, err)
+	}
+	return Raw(fd), nil
+}
+
+// Reopen opens the file behind r anew: another description.
+func (r Raw) Reopen(flags int) (Raw, error) {
+	name := "/proc/self/fd/" + strconv.Itoa(int(r))
+	fd, err := retry(func() (int, error) { return unix.Open(name, flags|unix.O_CLOEXEC|unix.O_NOCTTY, 0) })
+	if err != nil {
+		return -1, fmt.Errorf("open anew what descriptor %d leads to: %w", r, err)
+	}
+	return Raw(fd), nil
+}
+
+// Close gives the descriptor back; of -1 it does nothing.
+func (r Raw) Close() error {
+	if r < 0 {
+		return nil
+	}
+	return unix.Close(int(r))
+}
+
+// Read and Write are read(2) and write(2), once.
+func (r Raw) Read(b []byte) (int, error) {
+	return retry(func() (int, error) { return unix.Read(int(r), b) })
+}
+
+// Write is Read's counterpart.
+func (r Raw) Write(b []byte) (int, error) {
+	return retry(func() (int, error) { return unix.Write(int(r), b) })
+}
+
+// ReadAt reads at an offset, pread(2), once; 0 is the end.
+func (r Raw) ReadAt(b []byte, offset int64) (int, error) {
+	return retry(func() (int, error) { return unix.Pread(int(r), b, offset) })
+}
+
+// WriteAt writes at an offset, pwrite(2), once.
+func (r Raw) WriteAt(b []byte, offset int64) (int, error) {
+	return retry(func() (int, error) { return unix.Pwrite(int(r), b, offset) })
+}
+
+// SetOffset sets the offset of the description.
+func (r Raw) SetOffset(offset int64) error {
+	if _, err := unix.Seek(int(r), offset, unix.SEEK_SET); err != nil {
+		return fmt.Errorf("set offset of descriptor %d: %w", r, err)
+	}
+	return nil
+}
+
+// Flags returns the access mode and status flags, F_GETFL.
+func (r Raw) Flags() (int, error) {
+	flags, err := unix.FcntlInt(uintptr(r), unix.F_GETFL, 0)
+	if err != nil {
+		return 0, fmt.Errorf("flags of descriptor %d: %w", r, err)
+	}
+	return flags, nil
+}
+
+// SetFlags sets the status flags, F_SETFL: of what it can't set nothing is said.
+func (r Raw) SetFlags(flags int) error {
+	if _, err := unix.FcntlInt(uintptr(r), unix.F_SETFL, flags); err != nil {
+		return fmt.Errorf("set flags of descriptor %d: %w", r, err)
+	}
+	return nil
+}
+
+// A RawStat is stat(2) with what Raw's users need.
+type RawStat struct {
+	FileStat
+	Permissions uint32 // with set-id bits
+	UID, GID    uint32
+}
+
+// Stat looks at the file.
+func (r Raw) Stat() (RawStat, error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(int(r), &st); err != nil {
+		return RawStat{}, fmt.Errorf("look at descriptor %d: %w", r, err)
+	}
+	return RawStat{FileStat: fileStat(&st), Permissions: st.Mode & 0o7777, UID: st.Uid, GID: st.Gid}, nil
+}
+
+// Copy returns another descriptor of the description.
+func (r Raw) Copy() (Raw, error) {
+	fd, err := unix.FcntlInt(uintptr(r), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return -1, fmt.Errorf("copy descriptor %d: %w", r, err)
+	}
+	return Raw(fd), nil
+}
+
+// An Owner is told by a signal that a description is ready.
+type Owner struct {
+	Type, ID int // F_OWNER_…; ID 0 is nobody
+	Signal   int // 0 is SIGIO
+}
+
+// Owner returns who is told, F_GETOWN_EX and F_GETSIG.
+func (r Raw) Owner() (Owner, error) {
+	var owner ownerEx
+	_, _, errno := unix.Syscall(unix.SYS_FCNTL, uintptr(r), unix.F_GETOWN_EX, uintptr(unsafe.Pointer(&owner)))
+	if errno != 0 {
+		return Owner{}, fmt.Errorf("signal owner of descriptor %d: %w", r, errno)
+	}
+	signal, err := unix.FcntlInt(uintptr(r), unix.F_GETSIG, 0)
+	if err != nil {
+		return Owner{}, fmt.Errorf("signal of descriptor %d: %w", r, err)
+	}
+	return Owner{int(owner.kind), int(owner.pid), signal}, nil
+}

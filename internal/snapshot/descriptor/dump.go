@@ -1,0 +1,170 @@
+package descriptor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/virtualizing-os/vos/internal/api"
+	"github.com/virtualizing-os/vos/internal/handle"
+	"github.com/virtualizing-os/vos/internal/image"
+	"github.com/virtualizing-os/vos/internal/kernel"
+)
+
+// Kept is the descriptors of a program, as an image has them.
+type Kept struct {
+	Files       []image.File
+	Descriptors map[int][]image.Descriptor // by process, ascending
+}
+
+// dumping is one Dump.
+type dumping struct {
+	*looking
+	handles []handle.Handle
+	files   map[place]int // what descriptors lead to
+	kept    Kept
+}
+
+// Dump writes down what the descriptors lead to, while all processes are held still.
+// What speaks against it is an error that wraps api.Refusals: of what has changed since
+// Look, and of what only shows now.
+func (f *Found) Dump(ctx context.Context) (*Kept, error) {
+	d := &dumping{looking: &f.looking, files: map[place]int{}, kept: Kept{Descriptors: map[int][]image.Descriptor{}}}
+	var refusals []api.Refusal
+	var err error
+	if d.handles, refusals, err = d.list(); err != nil {
+		return nil, err
+	}
+	more, err := d.judgeAgain(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if refusals = append(refusals, more...); len(refusals) > 0 {
+		return nil, joined(refusals)
+	}
+	groups, err := groupsOf(d.handles)
+	if err != nil {
+		return nil, err
+	}
+	taken, err := d.take(groups)
+	defer func() {
+		for _, raw := range taken {
+			_ = raw.Close() // a copy: nothing is written by it
+		}
+	}()
+	if err != nil {
+		return nil, err
+	}
+	for i, g := range groups {
+		if err := d.dump(g, taken[i], &d.kept.Files[i]); err != nil {
+			return nil, err
+		}
+	}
+	return &d.kept, nil
+}
+
+// judgeAgain judges what was not there at Look, and asks the kinds about the rest.
+func (d *dumping) judgeAgain(ctx context.Context) (refusals []api.Refusal, err error) {
+	var fresh []handle.Handle
+	for i := range d.handles {
+		h := &d.handles[i]
+		known, ok := d.known[place{h.PID, h.FD}]
+		if !ok || known.File() != h.File() || known.Kind != h.Kind {
+			fresh = append(fresh, *h)
+			continue
+		}
+		h.Peers, h.Sharers = known.Peers, known.Sharers
+		refusals = append(refusals, d.judgeOne(h)...)
+	}
+	if len(fresh) == 0 {
+		return refusals, nil
+	}
+	more, err := d.judge(ctx, fresh)
+	return append(refusals, more...), err
+}
+
+// take gives each group its place among the files, and takes a copy of its first
+// descriptor.
+func (d *dumping) take(groups []group) (taken []kernel.Raw, err error) {
+	pidfds := map[int]*os.File{}
+	defer func() {
+		for _, pidfd := range pidfds {
+			err = errors.Join(err, pidfd.Close())
+		}
+	}()
+	d.kept.Files = make([]image.File, len(groups))
+	for i, g := range groups {
+		for _, h := range g {
+			d.files[place{h.PID, h.FD}] = i
+		}
+		h := g[0]
+		pidfd := pidfds[h.PID]
+		if pidfd == nil {
+			if pidfd, err = kernel.OpenPidfd(h.PID); err != nil {
+				return taken, err
+			}
+			pidfds[h.PID] = pidfd
+		}
+		raw, err := kernel.TakeRaw(pidfd, h.FD)
+		if err != nil {
+			return taken, err
+		}
+		taken = append(taken, raw)
+	}
+	for i := range d.handles {
+		h := &d.handles[i]
+		d.kept.Descriptors[h.PID] = append(d.kept.Descriptors[h.PID], image.Descriptor{
+			Number: h.FD, File: d.files[place{h.PID, h.FD}], OnClose: h.Flags&handle.FlagCloseExec != 0})
+	}
+	return taken, nil
+}
+
+// dump writes down one description.
+func (d *dumping) dump(g group, raw kernel.Raw, f *image.File) error {
+	h := g[0]
+	*f = image.File{Kind: string(h.Kind), Flags: uint32(h.Flags) & statusFlags, Offset: h.Offset}
+	for _, h := range g {
+		if d.inherit[h.FD] {
+			f.Kind = image.Inherited
+			f.Was = h.Link
+			return nil
+		}
+	}
+	err := checkOwner(h, raw)
+	if err == nil {
+		err = kinds[h.Kind].dump(d, h, raw, f)
+	}
+	if err != nil {
+		if len(api.Refusals(err)) > 0 {
+			return err
+		}
+		return fmt.Errorf("keep %s (%s): %w", subject(h.PID, h.FD), leadsTo(h), err)
+	}
+	return nil
+}
+
+// checkOwner refuses what tells of its readiness by signals.
+func checkOwner(h *handle.Handle, raw kernel.Raw) error {
+	if h.Flags&handle.FlagPath != 0 {
+		return nil
+	}
+	owner, err := raw.Owner()
+	if err != nil {
+		return err
+	}
+	if owner.ID != 0 || owner.Signal != 0 || h.Flags&flagAsync != 0 {
+		return refusal(codeSignal, h, fmt.Sprintf("%s, and it tells process or thread %d by a signal when it is ready", leadsTo(h), owner.ID), "none is known")
+	}
+	return nil
+}
+
+const flagAsync handle.Flags = 0o20000
+
+func joined(refusals []api.Refusal) error {
+	errs := make([]error, len(refusals))
+	for i, r := range refusals {
+		errs[i] = r
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,173 @@
+package descriptor
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"syscall"
+
+	"github.com/virtualizing-os/vos/internal/handle"
+	"github.com/virtualizing-os/vos/internal/image"
+	"github.com/virtualizing-os/vos/internal/procfs"
+	"github.com/virtualizing-os/vos/internal/snapshot/remote"
+	"github.com/virtualizing-os/vos/internal/tracee"
+)
+
+const (
+	sysClose      = 3
+	sysFcntl      = 72
+	sysDup3       = 292
+	sysPidfdOpen  = 434
+	sysPidfdGetfd = 438
+
+	fcntlSetFD             = 2
+	fcntlDupCloexec        = 1030
+	closeOnExec     uint64 = 0o2000000
+)
+
+// Give lets a process that is held take its descriptors, each under its number, and
+// makes there what can't be made elsewhere. What the process has open already stays,
+// unless its number is one of the image's. It must be allowed to trace vos, and its
+// limit of descriptors must be above all numbers.
+func (o *Opened) Give(p remote.Process, process *image.Process) error {
+	if len(process.Descriptors) == 0 {
+		return nil
+	}
+	target, err := procfs.Open(p.PID())
+	if err != nil {
+		return err
+	}
+	defer target.Close()
+	source, err := o.reach(p, process)
+	if err != nil {
+		return err
+	}
+	numbers, err := target.DescriptorNumbers()
+	if err != nil {
+		return err
+	}
+	calls, want := o.pulls(source, numbers, process.Descriptors)
+	calls, want = append(calls, tracee.Call{Number: sysClose, Args: [6]uint64{uint64(source)}}), append(want, 0)
+	results, err := p.Run(calls)
+	if err != nil {
+		return fmt.Errorf("let process %d take its descriptors: %w", p.PID(), err)
+	}
+	for i, c := range calls {
+		if results[i] != want[i] {
+			return fmt.Errorf("let process %d take its descriptors: call %d returned %d, not %d: %w", p.PID(), c.Number, int64(results[i]), want[i], c.Err(results[i]))
+		}
+	}
+	return o.wire(p, process)
+}
+
+// reach opens a pidfd of vos in the process, above all numbers of the image.
+func (o *Opened) reach(p remote.Process, process *image.Process) (int, error) {
+	open := tracee.Call{Number: sysPidfdOpen, Args: [6]uint64{uint64(os.Getpid())}}
+	results, err := p.Run([]tracee.Call{open})
+	if err == nil {
+		err = open.Err(results[0])
+	}
+	if err != nil {
+		return 0, fmt.Errorf("open a pidfd of vos in process %d: %w", p.PID(), err)
+	}
+	highest := process.Descriptors[len(process.Descriptors)-1].Number
+	up := tracee.Call{Number: sysFcntl, Args: [6]uint64{results[0], fcntlDupCloexec, uint64(highest) + 1}}
+	moved, err := p.Run([]tracee.Call{up, {Number: sysClose, Args: [6]uint64{results[0]}}})
+	if err == nil {
+		err = up.Err(moved[0])
+	}
+	if err != nil {
+		return 0, fmt.Errorf("make room for %d descriptors in process %d: %w", highest+2, p.PID(), err)
+	}
+	return int(moved[0]), nil
+}
+
+// pulls returns the system calls that take the descriptors, and what each returns. A
+// file is taken under the lowest number that is free, copied to where it belongs, and
+// closed there if that is none of its own.
+func (o *Opened) pulls(source int, numbers []int, descriptors []image.Descriptor) (calls []tracee.Call, want []uint64) {
+	used := map[int]bool{}
+	for _, n := range numbers {
+		used[n] = true
+	}
+	add := func(returns int, number uint64, args ...uint64) {
+		c := tracee.Call{Number: number}
+		copy(c.Args[:], args)
+		calls, want = append(calls, c), append(want, uint64(returns))
+	}
+	files := map[int][]image.Descriptor{}
+	var order []int
+	for _, d := range descriptors {
+		if files[d.File] == nil {
+			order = append(order, d.File)
+		}
+		files[d.File] = append(files[d.File], d)
+	}
+	lowest := 0
+	for _, file := range order {
+		for used[lowest] {
+			lowest++
+		}
+		add(lowest, sysPidfdGetfd, uint64(source), uint64(o.files[file]), 0)
+		stays := false
+		for _, d := range files[file] {
+			flags := uint64(0)
+			if d.OnClose {
+				flags = closeOnExec
+			}
+			switch {
+			case d.Number != lowest:
+				add(d.Number, sysDup3, uint64(lowest), uint64(d.Number), flags)
+			case !d.OnClose: // it is taken with the flag set
+				add(0, sysFcntl, uint64(lowest), fcntlSetFD, 0)
+			}
+			stays = stays || d.Number == lowest
+			used[d.Number] = true
+		}
+		if !stays {
+			add(0, sysClose, uint64(lowest))
+		}
+	}
+	return calls, want
+}
+
+// wire makes what is made in the process itself.
+func (o *Opened) wire(p remote.Process, process *image.Process) error {
+	done := map[int]bool{}
+	for _, d := range process.Descriptors {
+		k, ok := kinds[handle.Kind(o.image.Files[d.File].Kind)].(wired)
+		if !ok || done[d.File] {
+			continue
+		}
+		done[d.File] = true
+		calls, err := k.wire(o, d.File, d.Number, process, p.Place)
+		if err != nil {
+			return fmt.Errorf("restore %s: %w", subject(process.PID, d.Number), err)
+		}
+		if err := run(p, calls); err != nil {
+			return fmt.Errorf("restore %s: %w", subject(process.PID, d.Number), err)
+		}
+	}
+	return nil
+}
+
+// run makes calls, all of which must succeed.
+func run(p remote.Process, calls []tracee.Call) error {
+	if len(calls) == 0 {
+		return nil
+	}
+	results, err := p.Run(calls)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for i, c := range calls {
+		if err := c.Err(results[i]); err != nil {
+			errs = append(errs, err)
+			if errors.Is(err, syscall.EBADF) {
+				break
+			}
+		}
+	}
+	return errors.Join(errs...)
+}

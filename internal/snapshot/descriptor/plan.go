@@ -1,0 +1,131 @@
+package descriptor
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path"
+
+	"github.com/virtualizing-os/vos/internal/api"
+	"github.com/virtualizing-os/vos/internal/handle"
+	"github.com/virtualizing-os/vos/internal/image"
+	"github.com/virtualizing-os/vos/internal/kernel"
+)
+
+// Restoring is how an image's descriptors are made again.
+type Restoring struct {
+	// Inherit are the open files in place of those that the image does not hold, by
+	// the number of any descriptor that leads to one. They stay the caller's.
+	Inherit map[int]*os.File
+
+	// Force takes files that are no longer as they were.
+	Force bool
+}
+
+// planning is one look at what an image needs.
+type planning struct {
+	Restoring
+	image *image.Image
+	root  *kernel.Directory
+}
+
+// Plan returns what speaks against making an image's descriptors again, and changes
+// nothing. The error is of what it can't look at, or of an image that contradicts
+// itself.
+func Plan(im *image.Image, r Restoring) (refusals []api.Refusal, err error) {
+	if err := check(im); err != nil {
+		return nil, err
+	}
+	root, err := openRoot(im)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, root.Close()) }()
+	p := &planning{Restoring: r, image: im, root: root}
+	for i := range im.Files {
+		f := &im.Files[i]
+		if f.Kind == image.Inherited {
+			if fd, ok := p.given(i); !ok {
+				refusals = append(refusals, p.refusal(codeInherited, i, "the image does not hold what it led to: "+f.Was,
+					fmt.Sprintf("give it: --inherit %d", fd)))
+			}
+			continue
+		}
+		refusals = append(refusals, kinds[handle.Kind(f.Kind)].plan(p, i)...)
+	}
+	return refusals, nil
+}
+
+// check makes sure that all is there that the kinds use.
+func check(im *image.Image) error {
+	for i, f := range im.Files {
+		missing := false
+		switch handle.Kind(f.Kind) {
+		case image.Inherited:
+		case handle.KindFile, handle.KindDirectory, handle.KindPath, handle.KindDevice:
+			missing = f.Regular == nil
+		case handle.KindPipe:
+			missing = f.Pipe == nil
+		case handle.KindEventfd:
+			missing = f.Event == nil
+		default:
+			return fmt.Errorf("the image's open file %d is of kind %.40q, which this vos can't make", i, f.Kind)
+		}
+		if missing {
+			return fmt.Errorf("the image's open file %d of kind %s is without what it needs", i, f.Kind)
+		}
+	}
+	for _, p := range im.Processes {
+		for j, d := range p.Descriptors {
+			if d.File < 0 || d.File >= len(im.Files) || d.Number < 0 || d.Number > maxNumber || j > 0 && d.Number <= p.Descriptors[j-1].Number {
+				return fmt.Errorf("the image's descriptor %d of process %d leads nowhere", d.Number, p.PID)
+			}
+		}
+	}
+	return nil
+}
+
+// maxNumber bounds the numbers of descriptors, as fs.nr_open does by default.
+const maxNumber = 1<<20 - 1
+
+// openRoot opens the program's root directory.
+func openRoot(im *image.Image) (*kernel.Directory, error) {
+	root := "/"
+	if len(im.Processes) > 0 && im.Processes[0].Root != "" {
+		root = path.Clean("/" + im.Processes[0].Root)
+	}
+	return kernel.OpenDirectory(root)
+}
+
+// numbers returns the descriptors that lead to file i.
+func (p *planning) numbers(i int) (places []place) {
+	for _, process := range p.image.Processes {
+		for _, d := range process.Descriptors {
+			if d.File == i {
+				places = append(places, place{process.PID, d.Number})
+			}
+		}
+	}
+	return places
+}
+
+// refusal is one of making file i again.
+func (p *planning) refusal(code api.Code, i int, detail, remedy string) api.Refusal {
+	r := api.Refusal{Code: code, Subject: fmt.Sprintf("open file %d", i), Detail: detail, Remedy: remedy}
+	if at := p.numbers(i); len(at) > 0 {
+		r.Subject = subject(at[0].pid, at[0].fd)
+	}
+	return r
+}
+
+// given reports whether the caller gave file i, and by which number, or which it may
+// be given by.
+func (p *planning) given(i int) (fd int, ok bool) {
+	for _, at := range p.numbers(i) {
+		if p.Inherit[at.fd] != nil {
+			return at.fd, true
+		}
+		fd = at.fd
+	}
+	return fd, false
+}
