@@ -36,7 +36,8 @@ test-pure: ## no tracee: with the race detector
 test-live: build ## processes are stopped and changed: as root, one package at a time
 	$(GO) test -p 1 -count 1 -timeout 25m $(LIVE)
 
-soak: deps build ## thousands of cycles, 300 kills, heavy programs: an hour
+soak: build ## thousands of cycles, 300 kills, heavy programs: an hour
+	@scripts/deps.sh soak
 	VOS_SOAK=1 $(GO) test -p 1 -count 1 -timeout 3h ./...
 
 bench: deps build ## the figures: medians, spread, and the floor in the same run

@@ -2,6 +2,8 @@
 # Installs from Debian what building, testing and demonstrating vOS needs: the
 # real programs that vOS is run on, and the compilers of the test fixtures.
 #
+# With the argument "soak" also what make soak alone needs: LibreOffice.
+#
 # Idempotent, and without a call of apt when everything is there. Packages that
 # bring a daemon do not start it: tests start their own, under their control.
 # Progress goes to stderr; nothing goes to stdout.
@@ -13,6 +15,7 @@ packages=(
   xvfb xdotool galculator l3afpad mousepad
   gdb procps util-linux iproute2 rpm
 )
+if [[ ${1:-} == soak ]]; then packages+=(libreoffice-writer-nogui); fi
 
 say() { printf 'deps: %s\n' "$*" >&2; }
 die() { say "$*"; exit 1; }
