@@ -184,6 +184,27 @@ func stillLeads(o Holder, link string) (flags Flags, ok bool) {
 	return h.Flags, err == nil && h.Link == link
 }
 
+// Openers returns the other descriptors that have a handle's file open, by the same
+// description or another one. It is for handles that Complete was given.
+func (s *Survey) Openers(h *Handle) []Holder {
+	var openers []Holder
+	for _, o := range s.holders[h.Link] {
+		if o.PID == h.PID && o.FD == h.FD {
+			continue
+		}
+		p, err := procfs.Open(o.PID)
+		if err != nil {
+			continue // it has ended
+		}
+		other, err := Read(p, o.FD)
+		if err == nil && other.Device == h.Device && other.Inode == h.Inode {
+			openers = append(openers, o)
+		}
+		p.Close()
+	}
+	return openers
+}
+
 // findSockets fills in what the namespace's tables tell of a process's sockets.
 func (s *Survey) findSockets(p *procfs.Process, handles []Handle) (*socketTable, error) {
 	if !slices.ContainsFunc(handles, func(h Handle) bool { return h.Kind == KindSocket }) {

@@ -1,5 +1,7 @@
 package image
 
+import "time"
+
 // A Descriptor is a number that leads to an open file.
 type Descriptor struct {
 	_       struct{} `cbor:",toarray"`
@@ -78,10 +80,12 @@ type Event struct {
 
 // A TimerFD is a timerfd.
 type TimerFD struct {
-	Clock    int      `cbor:"clock"`
-	Ticks    uint64   `cbor:"ticks"`
-	Absolute bool     `cbor:"absolute"`
-	Time     Interval `cbor:"time"`
+	Clock       int           `cbor:"clock"`
+	Ticks       uint64        `cbor:"ticks"`
+	Absolute    bool          `cbor:"absolute"`
+	CancelOnSet bool          `cbor:"cancel_on_set,omitempty"`
+	Time        Interval      `cbor:"time"`
+	Now         time.Duration `cbor:"now"` // what the clock showed
 }
 
 // A Watched is a registration of an epoll. Number is the descriptor by which it was

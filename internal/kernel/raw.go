@@ -1,7 +1,9 @@
 package kernel
 
 import (
+	"errors"
 	"fmt"
+	"io"
 	"os"
 	"strconv"
 	"unsafe"
@@ -167,4 +169,54 @@ func (r Raw) Owner() (Owner, error) {
 		return Owner{}, fmt.Errorf("signal of descriptor %d: %w", r, err)
 	}
 	return Owner{int(owner.kind), int(owner.pid), signal}, nil
+}
+
+// Ready reports whether any of events, as poll(2) has them, is there, or an error or
+// the other end's end.
+func (r Raw) Ready(events int16) (bool, error) {
+	n, err := retry(func() (int, error) { return unix.Poll([]unix.PollFd{{Fd: int32(r), Events: events}}, 0) })
+	if err != nil {
+		return false, fmt.Errorf("poll descriptor %d: %w", r, err)
+	}
+	return n > 0, nil
+}
+
+// Data returns the next part of a file that is no hole, from at on; io.EOF is none.
+func (r Raw) Data(at int64) (start, end int64, err error) {
+	if start, err = unix.Seek(int(r), at, unix.SEEK_DATA); err == nil {
+		end, err = unix.Seek(int(r), start, unix.SEEK_HOLE)
+	}
+	if errors.Is(err, unix.ENXIO) {
+		return 0, 0, io.EOF
+	}
+	if err != nil {
+		return 0, 0, fmt.Errorf("find data behind descriptor %d: %w", r, err)
+	}
+	return start, end, nil
+}
+
+// Truncate sets a file's size.
+func (r Raw) Truncate(size int64) error {
+	if err := unix.Ftruncate(int(r), size); err != nil {
+		return fmt.Errorf("set size of what descriptor %d leads to: %w", r, err)
+	}
+	return nil
+}
+
+// Seals returns the seals of a memfd, F_GET_SEALS.
+func (r Raw) Seals() (int, error) {
+	seals, err := unix.FcntlInt(uintptr(r), unix.F_GET_SEALS, 0)
+	if err != nil {
+		return 0, fmt.Errorf("seals of descriptor %d: %w", r, err)
+	}
+	return seals, nil
+}
+
+// FileSystem returns the magic number of the file system, statfs(2).
+func (r Raw) FileSystem() (uint32, error) {
+	var st unix.Statfs_t
+	if err := unix.Fstatfs(int(r), &st); err != nil {
+		return 0, fmt.Errorf("file system of descriptor %d: %w", r, err)
+	}
+	return uint32(st.Type), nil
 }

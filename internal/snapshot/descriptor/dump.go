@@ -5,34 +5,39 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 
 	"github.com/virtualizing-os/vos/internal/api"
 	"github.com/virtualizing-os/vos/internal/handle"
 	"github.com/virtualizing-os/vos/internal/image"
 	"github.com/virtualizing-os/vos/internal/kernel"
+	"github.com/virtualizing-os/vos/internal/procfs"
 )
 
 // Kept is the descriptors of a program, as an image has them.
 type Kept struct {
 	Files       []image.File
 	Descriptors map[int][]image.Descriptor // by process, ascending
+	Objects     []image.Object             // that follow those of Store.Objects
 }
 
 // dumping is one Dump.
 type dumping struct {
 	*looking
-	handles []handle.Handle
-	files   map[place]int // what descriptors lead to
-	kept    Kept
+	store    Store
+	handles  []handle.Handle
+	files    map[place]int  // what descriptors lead to
+	taken    []kernel.Raw   // copies of these
+	memories map[uint64]int // objects, by inode
+	kept     Kept
 }
 
 // Dump writes down what the descriptors lead to, while all processes are held still.
 // What speaks against it is an error that wraps api.Refusals: of what has changed since
 // Look, and of what only shows now.
-func (f *Found) Dump(ctx context.Context) (*Kept, error) {
-	d := &dumping{looking: &f.looking, files: map[place]int{}, kept: Kept{Descriptors: map[int][]image.Descriptor{}}}
+func (f *Found) Dump(ctx context.Context, store Store) (_ *Kept, err error) {
+	d := &dumping{looking: &f.looking, store: store, files: map[place]int{}, memories: map[uint64]int{}, kept: Kept{Descriptors: map[int][]image.Descriptor{}}}
 	var refusals []api.Refusal
-	var err error
 	if d.handles, refusals, err = d.list(); err != nil {
 		return nil, err
 	}
@@ -47,17 +52,16 @@ func (f *Found) Dump(ctx context.Context) (*Kept, error) {
 	if err != nil {
 		return nil, err
 	}
-	taken, err := d.take(groups)
 	defer func() {
-		for _, raw := range taken {
-			_ = raw.Close() // a copy: nothing is written by it
+		for _, raw := range d.taken {
+			err = errors.Join(err, raw.Close())
 		}
 	}()
-	if err != nil {
+	if err := d.take(groups); err != nil {
 		return nil, err
 	}
 	for i, g := range groups {
-		if err := d.dump(g, taken[i], &d.kept.Files[i]); err != nil {
+		if err := d.dump(g, d.taken[i], &d.kept.Files[i]); err != nil {
 			return nil, err
 		}
 	}
@@ -86,7 +90,7 @@ func (d *dumping) judgeAgain(ctx context.Context) (refusals []api.Refusal, err e
 
 // take gives each group its place among the files, and takes a copy of its first
 // descriptor.
-func (d *dumping) take(groups []group) (taken []kernel.Raw, err error) {
+func (d *dumping) take(groups []group) (err error) {
 	pidfds := map[int]*os.File{}
 	defer func() {
 		for _, pidfd := range pidfds {
@@ -102,22 +106,22 @@ func (d *dumping) take(groups []group) (taken []kernel.Raw, err error) {
 		pidfd := pidfds[h.PID]
 		if pidfd == nil {
 			if pidfd, err = kernel.OpenPidfd(h.PID); err != nil {
-				return taken, err
+				return err
 			}
 			pidfds[h.PID] = pidfd
 		}
 		raw, err := kernel.TakeRaw(pidfd, h.FD)
 		if err != nil {
-			return taken, err
+			return err
 		}
-		taken = append(taken, raw)
+		d.taken = append(d.taken, raw)
 	}
 	for i := range d.handles {
 		h := &d.handles[i]
 		d.kept.Descriptors[h.PID] = append(d.kept.Descriptors[h.PID], image.Descriptor{
 			Number: h.FD, File: d.files[place{h.PID, h.FD}], OnClose: h.Flags&handle.FlagCloseExec != 0})
 	}
-	return taken, nil
+	return nil
 }
 
 // dump writes down one description.
@@ -167,4 +171,9 @@ func joined(refusals []api.Refusal) error {
 		errs[i] = r
 	}
 	return errors.Join(errs...)
+}
+
+// process returns a process of the program.
+func (l *looking) process(pid int) *procfs.Process {
+	return l.processes[slices.IndexFunc(l.processes, func(p *procfs.Process) bool { return p.PID() == pid })]
 }

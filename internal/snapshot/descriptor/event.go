@@ -22,20 +22,16 @@ func (event) dump(d *dumping, h *handle.Handle, raw kernel.Raw, f *image.File) e
 func (event) plan(*planning, int) []api.Refusal { return nil }
 
 func (event) open(o *Opened, i int) (kernel.Raw, error) {
-	f := &o.image.Files[i]
-	raw, err := kernel.NewEvent(f.Event.Semaphore)
-	if err != nil {
-		return -1, err
-	}
-	if f.Event.Count > 0 {
-		_, err = raw.Write(binary.NativeEndian.AppendUint64(nil, f.Event.Count))
-	}
-	if err == nil {
-		err = raw.SetFlags(int(f.Flags) & settable)
-	}
-	if err != nil {
-		_ = raw.Close()
-		return -1, err
-	}
-	return raw, nil
+	e := o.image.Files[i].Event
+	return withFlags(o, i, func() (kernel.Raw, error) {
+		raw, err := kernel.NewEvent(e.Semaphore)
+		if err != nil || e.Count == 0 {
+			return raw, err
+		}
+		if _, err := raw.Write(binary.NativeEndian.AppendUint64(nil, e.Count)); err != nil {
+			_ = raw.Close()
+			return -1, err
+		}
+		return raw, nil
+	})
 }

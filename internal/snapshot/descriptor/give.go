@@ -1,10 +1,8 @@
 package descriptor
 
 import (
-	"errors"
 	"fmt"
 	"os"
-	"syscall"
 
 	"github.com/virtualizing-os/vos/internal/handle"
 	"github.com/virtualizing-os/vos/internal/image"
@@ -46,16 +44,10 @@ func (o *Opened) Give(p remote.Process, process *image.Process) error {
 	if err != nil {
 		return err
 	}
-	calls, want := o.pulls(source, numbers, process.Descriptors)
-	calls, want = append(calls, tracee.Call{Number: sysClose, Args: [6]uint64{uint64(source)}}), append(want, 0)
-	results, err := p.Run(calls)
-	if err != nil {
+	calls := o.pulls(p, source, numbers, process.Descriptors)
+	calls.add(sysClose, uint64(source))
+	if err := calls.run(); err != nil {
 		return fmt.Errorf("let process %d take its descriptors: %w", p.PID(), err)
-	}
-	for i, c := range calls {
-		if results[i] != want[i] {
-			return fmt.Errorf("let process %d take its descriptors: call %d returned %d, not %d: %w", p.PID(), c.Number, int64(results[i]), want[i], c.Err(results[i]))
-		}
 	}
 	return o.wire(p, process)
 }
@@ -82,18 +74,14 @@ func (o *Opened) reach(p remote.Process, process *image.Process) (int, error) {
 	return int(moved[0]), nil
 }
 
-// pulls returns the system calls that take the descriptors, and what each returns. A
-// file is taken under the lowest number that is free, copied to where it belongs, and
-// closed there if that is none of its own.
-func (o *Opened) pulls(source int, numbers []int, descriptors []image.Descriptor) (calls []tracee.Call, want []uint64) {
+// pulls returns the system calls that take the descriptors. A file is taken under the
+// lowest number that is free, copied to where it belongs, and closed there if that is
+// none of its own.
+func (o *Opened) pulls(p remote.Process, source int, numbers []int, descriptors []image.Descriptor) *batch {
+	calls := &batch{process: p}
 	used := map[int]bool{}
 	for _, n := range numbers {
 		used[n] = true
-	}
-	add := func(returns int, number uint64, args ...uint64) {
-		c := tracee.Call{Number: number}
-		copy(c.Args[:], args)
-		calls, want = append(calls, c), append(want, uint64(returns))
 	}
 	files := map[int][]image.Descriptor{}
 	var order []int
@@ -108,7 +96,7 @@ func (o *Opened) pulls(source int, numbers []int, descriptors []image.Descriptor
 		for used[lowest] {
 			lowest++
 		}
-		add(lowest, sysPidfdGetfd, uint64(source), uint64(o.files[file]), 0)
+		calls.returns(uint64(lowest), sysPidfdGetfd, uint64(source), uint64(o.files[file]), 0)
 		stays := false
 		for _, d := range files[file] {
 			flags := uint64(0)
@@ -117,18 +105,18 @@ func (o *Opened) pulls(source int, numbers []int, descriptors []image.Descriptor
 			}
 			switch {
 			case d.Number != lowest:
-				add(d.Number, sysDup3, uint64(lowest), uint64(d.Number), flags)
+				calls.returns(uint64(d.Number), sysDup3, uint64(lowest), uint64(d.Number), flags)
 			case !d.OnClose: // it is taken with the flag set
-				add(0, sysFcntl, uint64(lowest), fcntlSetFD, 0)
+				calls.add(sysFcntl, uint64(lowest), fcntlSetFD, 0)
 			}
 			stays = stays || d.Number == lowest
 			used[d.Number] = true
 		}
 		if !stays {
-			add(0, sysClose, uint64(lowest))
+			calls.add(sysClose, uint64(lowest))
 		}
 	}
-	return calls, want
+	return calls
 }
 
 // wire makes what is made in the process itself.
@@ -140,34 +128,9 @@ func (o *Opened) wire(p remote.Process, process *image.Process) error {
 			continue
 		}
 		done[d.File] = true
-		calls, err := k.wire(o, d.File, d.Number, process, p.Place)
-		if err != nil {
-			return fmt.Errorf("restore %s: %w", subject(process.PID, d.Number), err)
-		}
-		if err := run(p, calls); err != nil {
+		if err := k.wire(o, p, d.File, d.Number, process); err != nil {
 			return fmt.Errorf("restore %s: %w", subject(process.PID, d.Number), err)
 		}
 	}
 	return nil
-}
-
-// run makes calls, all of which must succeed.
-func run(p remote.Process, calls []tracee.Call) error {
-	if len(calls) == 0 {
-		return nil
-	}
-	results, err := p.Run(calls)
-	if err != nil {
-		return err
-	}
-	var errs []error
-	for i, c := range calls {
-		if err := c.Err(results[i]); err != nil {
-			errs = append(errs, err)
-			if errors.Is(err, syscall.EBADF) {
-				break
-			}
-		}
-	}
-	return errors.Join(errs...)
 }

@@ -5,7 +5,7 @@ import (
 	"github.com/virtualizing-os/vos/internal/handle"
 	"github.com/virtualizing-os/vos/internal/image"
 	"github.com/virtualizing-os/vos/internal/kernel"
-	"github.com/virtualizing-os/vos/internal/tracee"
+	"github.com/virtualizing-os/vos/internal/snapshot/remote"
 )
 
 // A kind is one kind of resource, both sides.
@@ -36,9 +36,8 @@ type shareable interface {
 // A wired kind has something that is made in the process itself, once all of its
 // descriptors are there.
 type wired interface {
-	// wire returns the system calls for file i, which number leads to. Place puts
-	// what they read into the process.
-	wire(o *Opened, i, number int, process *image.Process, place func([]byte) (uint64, error)) ([]tracee.Call, error)
+	// wire makes the system calls for file i, which number leads to in process.
+	wire(o *Opened, p remote.Process, i, number int, process *image.Process) error
 }
 
 // kinds are those that are kept; others are refused.
@@ -49,6 +48,10 @@ var kinds = map[handle.Kind]kind{
 	handle.KindDevice:    device{},
 	handle.KindPipe:      pipe{},
 	handle.KindEventfd:   event{},
+	handle.KindEpoll:     epoll{},
+	handle.KindTimerfd:   timer{},
+	handle.KindSignalfd:  signalfd{},
+	handle.KindMemfd:     memory{},
 }
 
 // statusFlags are those of open(2) that a description keeps, access mode included.
@@ -56,3 +59,16 @@ const statusFlags = 0o3 | 0o2000 | 0o4000 | 0o10000 | 0o4010000 | 0o40000 | 0o10
 
 // settable are those that F_SETFL sets, but for O_ASYNC.
 const settable = 0o2000 | 0o4000 | 0o40000 | 0o1000000
+
+// withFlags makes file i by open, and sets its status flags.
+func withFlags(o *Opened, i int, open func() (kernel.Raw, error)) (kernel.Raw, error) {
+	raw, err := open()
+	if err != nil {
+		return -1, err
+	}
+	if err := raw.SetFlags(int(o.image.Files[i].Flags) & settable); err != nil {
+		_ = raw.Close()
+		return -1, err
+	}
+	return raw, nil
+}

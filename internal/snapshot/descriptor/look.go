@@ -116,6 +116,9 @@ func (l *looking) judge(ctx context.Context, handles []handle.Handle) (refusals 
 		}
 		for i := range own {
 			h := &own[i]
+			if h.Kind == handle.KindMemfd || h.Kind == handle.KindFile && h.Deleted {
+				h.Peers = survey.Openers(h)
+			}
 			refusals = append(refusals, l.judgeOne(h)...)
 			l.known[place{h.PID, h.FD}] = *h
 		}

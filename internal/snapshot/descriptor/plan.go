@@ -18,6 +18,13 @@ type Restoring struct {
 	// the number of any descriptor that leads to one. They stay the caller's.
 	Inherit map[int]*os.File
 
+	// ReadPages reads pages that the image holds, as image.Reader does.
+	ReadPages func(image.Place, []byte) error
+
+	// Object returns the memory that is the image's object i, with all that is in
+	// it. It stays the caller's.
+	Object func(i int) (*os.File, error)
+
 	// Force takes files that are no longer as they were.
 	Force bool
 }
@@ -68,6 +75,11 @@ func check(im *image.Image) error {
 			missing = f.Pipe == nil
 		case handle.KindEventfd:
 			missing = f.Event == nil
+		case handle.KindTimerfd:
+			missing = f.TimerFD == nil
+		case handle.KindMemfd:
+			missing = f.Object < 0 || f.Object >= len(im.Objects)
+		case handle.KindEpoll, handle.KindSignalfd:
 		default:
 			return fmt.Errorf("the image's open file %d is of kind %.40q, which this vos can't make", i, f.Kind)
 		}

@@ -21,6 +21,8 @@ const (
 	codeDevice  api.Code = "device"
 	codePackets api.Code = "pipe_packets"
 	codeSignal  api.Code = "signal_owner"
+	codeStale   api.Code = "stale_registration"
+	codeOneshot api.Code = "oneshot_disarmed"
 	codeMoving  api.Code = "descriptors_changing"
 )
 

@@ -1,6 +1,8 @@
 package descriptor
 
 import (
+	"fmt"
+	"io"
 	"os"
 	"slices"
 	"testing"
@@ -11,6 +13,7 @@ import (
 	"github.com/virtualizing-os/vos/internal/api"
 	"github.com/virtualizing-os/vos/internal/handle"
 	"github.com/virtualizing-os/vos/internal/image"
+	"github.com/virtualizing-os/vos/internal/kernel"
 	"github.com/virtualizing-os/vos/internal/procfs"
 )
 
@@ -24,16 +27,21 @@ func keep(t *testing.T, h *held, inherit ...int) *image.Image {
 	if len(refusals) > 0 {
 		t.Fatalf("refused: %v", refusals)
 	}
-	kept, err := found.Dump(testContext(t))
+	pages := &pagesInMemory{}
+	kept, err := found.Dump(testContext(t), Store{Append: pages.append})
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &image.Image{Files: kept.Files, Processes: []image.Process{{PID: h.pid, Root: "/", Descriptors: kept.Descriptors[h.pid]}}}
+	im := &image.Image{Files: kept.Files, Objects: kept.Objects, Processes: []image.Process{{PID: h.pid, Root: "/", Descriptors: kept.Descriptors[h.pid]}}}
+	pagesOf[im] = pages
+	return im
 }
 
 // again makes the descriptors of an image again in a new process.
 func again(t *testing.T, im *image.Image, r Restoring) *held {
 	t.Helper()
+	r.ReadPages = pagesOf[im].read
+	r.Object = func(i int) (*os.File, error) { return object(t, im, i) }
 	refusals, err := Plan(im, r)
 	if err != nil {
 		t.Fatal(err)
@@ -114,7 +122,7 @@ func refused(t *testing.T, h *held, want ...api.Code) []api.Refusal {
 	if diff := cmp.Diff(want, codes(refusals)); diff != "" {
 		t.Errorf("look (-want +got):\n%s%v", diff, refusals)
 	}
-	_, err = found.Dump(testContext(t))
+	_, err = found.Dump(testContext(t), Store{})
 	if diff := cmp.Diff(want, codes(api.Refusals(err))); diff != "" {
 		t.Errorf("dump (-want +got):\n%s%v", diff, err)
 	}
@@ -148,8 +156,66 @@ func refusedNow(t *testing.T, h *held, want ...api.Code) {
 	if err != nil || len(refusals) > 0 {
 		t.Fatalf("look: %v, error %v", refusals, err)
 	}
-	_, err = found.Dump(testContext(t))
+	_, err = found.Dump(testContext(t), Store{})
 	if diff := cmp.Diff(want, codes(api.Refusals(err))); diff != "" {
 		t.Errorf("dump (-want +got):\n%s%v", diff, err)
 	}
 }
+
+// pagesInMemory stands for the pages of an image.
+type pagesInMemory struct{ all []byte }
+
+// pagesOf are those of the images that keep has made.
+var pagesOf = map[*image.Image]*pagesInMemory{}
+
+func (p *pagesInMemory) append(pages []byte) (image.Place, error) {
+	if len(pages)%image.PageSize != 0 {
+		return image.Place{}, fmt.Errorf("%d bytes are no pages", len(pages))
+	}
+	at := len(p.all)
+	p.all = append(p.all, pages...)
+	return image.Place{Offset: uint64(at)}, nil
+}
+
+func (p *pagesInMemory) read(place image.Place, b []byte) error {
+	if copy(b, p.all[place.Offset:]) < len(b) {
+		return io.ErrUnexpectedEOF
+	}
+	return nil
+}
+
+// object makes an object of an image, one for each test.
+func object(t *testing.T, im *image.Image, i int) (*os.File, error) {
+	o := im.Objects[i]
+	if o.Kind != "memfd" {
+		return nil, fmt.Errorf("object of kind %q", o.Kind)
+	}
+	key := fmt.Sprintf("%p %d", im, i)
+	if file := objects[key]; file != nil {
+		return file, nil
+	}
+	file, err := kernel.MemoryFile(o.Name, int(o.Flags))
+	if err != nil {
+		return nil, err
+	}
+	t.Cleanup(func() { file.Close() })
+	objects[key] = file
+	if err := file.Truncate(int64(o.Size)); err != nil {
+		return nil, err
+	}
+	for _, run := range o.Pages {
+		b := make([]byte, run.Count*image.PageSize)
+		if err := pagesOf[im].read(run.Place, b); err != nil {
+			return nil, err
+		}
+		if _, err := file.WriteAt(b[:min(uint64(len(b)), o.Size-run.Start)], int64(run.Start)); err != nil {
+			return nil, err
+		}
+	}
+	if o.Seals != 0 {
+		return file, kernel.AddSeals(file, int(o.Seals))
+	}
+	return file, nil
+}
+
+var objects = map[string]*os.File{}

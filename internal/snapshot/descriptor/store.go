@@ -1,0 +1,17 @@
+package descriptor
+
+import "github.com/virtualizing-os/vos/internal/image"
+
+// A Store is where Dump puts what takes pages. The zero Store does for descriptors
+// that have none.
+type Store struct {
+	// Append keeps pages, as image.Writer does.
+	Append func(pages []byte) (image.Place, error)
+
+	// Mapped returns the place in Image.Objects of a memfd that is mapped, too, and
+	// was kept with the memory.
+	Mapped func(device, inode uint64) (object int, ok bool)
+
+	// Objects is how many objects there are before those of Kept.
+	Objects int
+}
