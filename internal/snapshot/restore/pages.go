@@ -13,15 +13,15 @@ import (
 	"github.com/virtualizing-os/vos/internal/kernel"
 )
 
-// A piece is pages that lie one after the other in the image, up to pieceBytes, and
-// where they go.
+// A piece is pages that lie one after the other in the image, within one of its blocks
+// if these are full, and where they go.
 type piece struct {
 	place  image.Place
 	bytes  uint64
 	ranges []kernel.RemoteRange
 }
 
-const pieceBytes = 512 << 10
+const pieceBytes = 256 << 10 // of a block of an image
 
 // pieces cuts the pages of mappings.
 func pieces(mappings []image.Mapping) (list []piece, total uint64) {
@@ -43,7 +43,7 @@ func appendPieces(list []piece, run image.Run) []piece {
 			n++
 		}
 		p := &list[n-1]
-		length := min(left, pieceBytes-p.bytes)
+		length := min(left, pieceBytes-place.Offset%pieceBytes)
 		p.ranges = append(p.ranges, kernel.RemoteRange{Address: start, Length: length})
 		p.bytes += length
 		start, left = start+length, left-length
@@ -55,7 +55,7 @@ func appendPieces(list []piece, run image.Run) []piece {
 // precedes reports whether a page at a place can be the next of the piece.
 func (p *piece) precedes(place image.Place) bool {
 	return p.place.Up == place.Up && p.place.Offset+p.bytes == place.Offset &&
-		p.bytes < pieceBytes && len(p.ranges) < kernel.MaxRemoteRanges
+		place.Offset%pieceBytes != 0 && len(p.ranges) < kernel.MaxRemoteRanges
 }
 
 // fill writes the pages of the mappings, and returns how many bytes they are.

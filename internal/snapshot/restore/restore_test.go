@@ -20,11 +20,12 @@ import (
 
 // A subject is a fixture whose process comes and goes.
 type subject struct {
-	pid    int
-	files  [3]*os.File // its ends
-	stdin  *os.File
-	stdout *bufio.Scanner
-	last   testbed.Report
+	pid     int
+	files   [3]*os.File // its ends
+	stdin   *os.File
+	answers *os.File
+	stdout  *bufio.Scanner // of them
+	last    testbed.Report
 }
 
 // start starts a fixture of package testbed.
@@ -43,11 +44,10 @@ func start(t *testing.T, name string, args ...string) *subject {
 		t.Cleanup(func() { r.Close(); w.Close() })
 		return r, w
 	}
-	var stdout *os.File
 	s.files[0], s.stdin = pipe()
-	stdout, s.files[1] = pipe()
+	s.answers, s.files[1] = pipe()
 	s.files[2] = os.Stderr
-	s.stdout = bufio.NewScanner(stdout)
+	s.stdout = bufio.NewScanner(s.answers)
 	s.stdout.Buffer(nil, 1<<20)
 	cmd := exec.Command(testbed.MustCompile(t, build), args...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = s.files[0], s.files[1], s.files[2]
@@ -92,6 +92,9 @@ func (s *subject) report(t *testing.T) {
 	t.Helper()
 	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
 		if _, err := s.stdin.WriteString("report\n"); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.answers.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
 			t.Fatal(err)
 		}
 		if !s.stdout.Scan() {
