@@ -8,7 +8,7 @@ LDFLAGS  := -s -w -X github.com/virtualizing-os/vos/internal/cli.version=$(VERSI
 # Packages whose tests trace processes, start servers or measure: without the
 # race detector, as root, one at a time.
 LIVE     := ./internal/kernel ./internal/tracee ./internal/handle ./internal/module ./internal/vex ./internal/testbed \
-            ./internal/live ./internal/bench/... ./internal/demo/...
+            ./internal/snapshot/... ./internal/live ./internal/bench/... ./internal/demo/...
 PURE      = $(filter-out $(shell $(GO) list $(LIVE)),$(shell $(GO) list ./...))
 
 export CGO_ENABLED = 0

@@ -77,8 +77,6 @@ func (p *process) enter(of *image.Process, root, directory uint64) error {
 	if of.ChildSubreaper {
 		b.add("become a subreaper", syscall.SYS_PRCTL, prctlSubreaper, 1)
 	}
-	// What was opened for the mappings.
-	b.add("close what is open", sysCloseRange, 3, 1<<32-1, 0)
 	_, err = b.run()
 	return err
 }
@@ -86,34 +84,59 @@ func (p *process) enter(of *image.Process, root, directory uint64) error {
 // setLimits sets the limits that differ: raising one takes a right that vOS may lack.
 func (p *process) setLimits(limits []image.Limit) error {
 	b := p.batch()
-	at := make([]uint64, len(limits))
+	at, err := b.place(make([]byte, limitBytes*len(limits)))
+	if err != nil {
+		return err
+	}
 	for i := range limits {
-		var err error
-		if at[i], err = p.Place(make([]byte, limitBytes)); err != nil {
-			return err
-		}
-		b.add("read the limits", sysPrlimit64, 0, uint64(i), 0, at[i])
+		b.add("read the limits", sysPrlimit64, 0, uint64(i), 0, at+uint64(i*limitBytes))
 	}
 	if _, err := b.run(); err != nil {
 		return err
 	}
+	now := make([]byte, limitBytes*len(limits))
+	if err := p.Read(at, now); err != nil {
+		return err
+	}
 	for i, l := range limits {
-		want := binary.LittleEndian.AppendUint64(binary.LittleEndian.AppendUint64(nil, l.Soft), l.Hard)
-		var now [limitBytes]byte
-		if err := p.Read(at[i], now[:]); err != nil {
-			return err
-		}
-		if string(now[:]) == string(want) {
+		if decodeLimit(now[i*limitBytes:]) == l {
 			continue
 		}
-		to, err := b.place(want)
-		if err != nil {
+		if err := b.addLimit(i, l); err != nil {
 			return err
 		}
-		b.add(fmt.Sprintf("set limit %d to %d, %d", i, int64(l.Soft), int64(l.Hard)), sysPrlimit64, 0, uint64(i), to, 0)
 	}
-	_, err := b.run()
+	_, err = b.run()
 	return err
+}
+
+// limit reads one limit.
+func (p *process) limit(which int) (l image.Limit, err error) {
+	b := p.batch()
+	at, err := b.place(make([]byte, limitBytes))
+	if err != nil {
+		return l, err
+	}
+	b.add("read the limits", sysPrlimit64, 0, uint64(which), 0, at)
+	if _, err := b.run(); err != nil {
+		return l, err
+	}
+	var now [limitBytes]byte
+	err = p.Read(at, now[:])
+	return decodeLimit(now[:]), err
+}
+
+func (b *batch) addLimit(which int, l image.Limit) error {
+	at, err := b.place(binary.LittleEndian.AppendUint64(binary.LittleEndian.AppendUint64(nil, l.Soft), l.Hard))
+	if err != nil {
+		return err
+	}
+	b.add(fmt.Sprintf("set limit %d to %d, %d", which, int64(l.Soft), int64(l.Hard)), sysPrlimit64, 0, uint64(which), at, 0)
+	return nil
+}
+
+func decodeLimit(b []byte) image.Limit {
+	return image.Limit{Soft: binary.LittleEndian.Uint64(b), Hard: binary.LittleEndian.Uint64(b[8:])}
 }
 
 const limitBytes = 16 // struct rlimit64

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"runtime/debug"
+	"slices"
 	"syscall"
 	"time"
 
@@ -57,7 +58,7 @@ func (p *Plan) commit(ctx context.Context, result *Result) (err error) {
 			err = errors.Join(err, t.end(starter, built))
 		}
 	}()
-	if starter, err = t.start(p.options.Files); err != nil {
+	if starter, err = t.start(); err != nil {
 		return err
 	}
 	if err := checkXState(starter, img); err != nil {
@@ -107,10 +108,19 @@ func (p *Plan) build(b *process, of *image.Process, result *Result) (trap *image
 	if err := b.mapVDSO(of.Mappings); err != nil {
 		return nil, err
 	}
-	if err := p.restoreMemory(b, img, of, result); err != nil {
+	if err := b.raiseDescriptors(); err != nil {
 		return nil, err
 	}
-	if err := b.setDescriptors(of); err != nil {
+	objects, bytes, err := b.makeObjects(p.source, img.Objects)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, closeAll(objects)) }()
+	result.Bytes = bytes
+	if err := p.restoreMemory(b, of, objects, result); err != nil {
+		return nil, err
+	}
+	if err := p.setDescriptors(b, of, objects); err != nil {
 		return nil, err
 	}
 	if trap, err = b.setActions(of.Actions); err != nil {
@@ -140,7 +150,7 @@ func (p *Plan) build(b *process, of *image.Process, result *Result) (trap *image
 
 // restoreMemory makes the mappings with their pages, and enters the directories, which
 // are opened with the files.
-func (p *Plan) restoreMemory(b *process, img *image.Image, of *image.Process, result *Result) (err error) {
+func (p *Plan) restoreMemory(b *process, of *image.Process, objects []*os.File, result *Result) (err error) {
 	list := needs(of)
 	var files []*os.File
 	defer func() { err = errors.Join(err, closeAll(files)) }()
@@ -162,13 +172,7 @@ func (p *Plan) restoreMemory(b *process, img *image.Image, of *image.Process, re
 		}
 		files = append(files, file)
 	}
-	objects, bytes, err := b.makeObjects(p.source, img.Objects)
-	if err != nil {
-		return err
-	}
-	files = append(files, objects...)
-
-	numbers, err := b.pull(files)
+	numbers, err := b.pull(slices.Concat(files, objects))
 	if err != nil {
 		return err
 	}
@@ -177,7 +181,11 @@ func (p *Plan) restoreMemory(b *process, img *image.Image, of *image.Process, re
 	if err := b.mapAll(of.Mappings, list, mapped, numbers[directories+len(list):]); err != nil {
 		return err
 	}
-	if result.Bytes, err = b.fill(p.source, of.Mappings); err != nil {
+	if err := sealObjects(p.source.Image().Objects, objects); err != nil {
+		return err
+	}
+	bytes, err := b.fill(p.source, of.Mappings)
+	if err != nil {
 		return err
 	}
 	result.Bytes += bytes

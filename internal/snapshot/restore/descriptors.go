@@ -1,45 +1,56 @@
 package restore
 
 import (
+	"errors"
 	"fmt"
+	"os"
 	"syscall"
 
-	"github.com/virtualizing-os/vos/internal/api"
 	"github.com/virtualizing-os/vos/internal/image"
+	"github.com/virtualizing-os/vos/internal/snapshot/descriptor"
 )
 
-const standardDescriptors = 3
-
-// refuseDescriptors refuses what is not given to the process by whoever restores it:
-// only its standard descriptors are.
-func refuseDescriptors(img *image.Image, p *image.Process) (refusals []api.Refusal) {
-	for _, d := range p.Descriptors {
-		switch {
-		case d.File < 0 || d.File >= len(img.Files):
-			refusals = append(refusals, notRestorable(fmt.Sprintf("descriptor %d", d.Number), "the image does not have its file"))
-		case d.Number >= standardDescriptors || d.Number < 0:
-			refusals = append(refusals, notRestorable(fmt.Sprintf("descriptor %d", d.Number),
-				"it leads to a "+img.Files[d.File].Kind+", and only standard descriptors are restored"))
-		}
+// restoring is how the descriptors of an image are made again. objects are the open files
+// of the image's, when there are any.
+func (p *Plan) restoring(objects []*os.File) descriptor.Restoring {
+	return descriptor.Restoring{
+		Inherit: p.options.Inherit, ReadPages: p.source.ReadPages, Force: p.options.Force,
+		Object: func(i int) (*os.File, error) {
+			if i < 0 || i >= len(objects) {
+				return nil, fmt.Errorf("there is no object %d", i)
+			}
+			return objects[i], nil
+		},
 	}
-	return refusals
 }
 
-// setDescriptors leaves those of the standard descriptors that the process had.
-func (p *process) setDescriptors(of *image.Process) error {
-	var had [standardDescriptors]bool
+// setDescriptors gives the process all descriptors that it had, and no others.
+func (p *Plan) setDescriptors(b *process, of *image.Process, objects []*os.File) (err error) {
+	calls := b.batch()
+	calls.add("close what is open", sysCloseRange, 0, 1<<32-1, 0)
+	if _, err := calls.run(); err != nil {
+		return err
+	}
+	opened, err := descriptor.Open(p.source.Image(), p.restoring(objects))
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, opened.Close()) }()
+	return opened.Give(b, of)
+}
+
+// raiseDescriptors lets the process have as many descriptors as vOS may give it; its own
+// limit is set later.
+func (p *process) raiseDescriptors() error {
+	limit, err := p.limit(syscall.RLIMIT_NOFILE)
+	if err != nil {
+		return err
+	}
+	limit.Soft = limit.Hard
 	b := p.batch()
-	for _, d := range of.Descriptors {
-		had[d.Number] = true
-		if d.OnClose {
-			b.add(fmt.Sprintf("let descriptor %d end at execve", d.Number), syscall.SYS_FCNTL, uint64(d.Number), syscall.F_SETFD, syscall.FD_CLOEXEC)
-		}
+	if err := b.addLimit(syscall.RLIMIT_NOFILE, limit); err != nil {
+		return err
 	}
-	for n, ok := range had {
-		if !ok {
-			b.add(fmt.Sprintf("close descriptor %d", n), syscall.SYS_CLOSE, uint64(n))
-		}
-	}
-	_, err := b.run()
+	_, err = b.run()
 	return err
 }

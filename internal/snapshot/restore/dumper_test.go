@@ -100,7 +100,7 @@ func (m *memoryImage) dump(pid int) (err error) {
 	if err != nil {
 		return err
 	}
-	m.image = image.Image{Files: []image.File{{Kind: image.Inherited}}, Machine: image.Machine{BootID: boot.bootID, Kernel: boot.kernel}, Processes: []image.Process{of}}
+	m.image = image.Image{Files: []image.File{{Kind: image.Inherited}, {Kind: image.Inherited}, {Kind: image.Inherited}}, Machine: image.Machine{BootID: boot.bootID, Kernel: boot.kernel}, Processes: []image.Process{of}}
 	return syscall.Kill(pid, syscall.SIGKILL)
 }
 
@@ -338,7 +338,7 @@ func dumpAttributes(process *procfs.Process, of *image.Process) error {
 		}
 	}
 	for n := range 3 {
-		of.Descriptors = append(of.Descriptors, image.Descriptor{Number: n})
+		of.Descriptors = append(of.Descriptors, image.Descriptor{Number: n, File: n})
 	}
 	return nil
 }

@@ -32,7 +32,7 @@ func restoreOnly(dir string) error {
 	if _, err := os.NewFile(3, "ready").WriteString("."); err != nil {
 		return err
 	}
-	plan, err := Look(context.Background(), reader, Options{Files: [3]*os.File{os.Stdin, os.Stdout, os.Stderr}})
+	plan, err := Look(context.Background(), reader, Options{Inherit: map[int]*os.File{0: os.Stdin, 1: os.Stdout, 2: os.Stderr}})
 	if err != nil {
 		return err
 	}

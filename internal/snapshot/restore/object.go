@@ -61,14 +61,29 @@ func (p *process) makeObject(source Source, o *image.Object) (_ *os.File, total 
 			place.Offset += n
 		}
 	}
-	if o.Seals != 0 {
-		err = kernel.AddSeals(file, int(o.Seals))
-	}
-	return file, total, err
+	return file, total, nil
 }
 
+// sealObjects seals those that were: when they are mapped.
+func sealObjects(objects []image.Object, files []*os.File) error {
+	for i, o := range objects {
+		if o.Seals != 0 {
+			if err := kernel.AddSeals(files[i], int(o.Seals)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+const allowSealing = 0x2 // MFD_ALLOW_SEALING
+
 func openMemfd(o *image.Object) (_ *os.File, err error) {
-	file, err := kernel.MemoryFile(o.Name, int(o.Flags))
+	flags := int(o.Flags)
+	if o.Seals != 0 {
+		flags |= allowSealing
+	}
+	file, err := kernel.MemoryFile(o.Name, flags)
 	if err != nil {
 		return nil, err
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/virtualizing-os/vos/internal/api"
 	"github.com/virtualizing-os/vos/internal/image"
 	"github.com/virtualizing-os/vos/internal/kernel"
+	"github.com/virtualizing-os/vos/internal/snapshot/descriptor"
 )
 
 // A Source is an image that is read: an image.Reader, or pages that come from elsewhere.
@@ -27,8 +28,9 @@ type Options struct {
 	// Map names other files, or directories, for those of the image. What is named
 	// here is not compared with the file that it stands for.
 	Map map[string]string
-	// Files are the standard descriptors; nil is /dev/null.
-	Files [3]*os.File
+	// Inherit are the open files in place of those that the image does not hold (the
+	// terminal, pipes to whoever started the program), by descriptor.
+	Inherit map[int]*os.File
 }
 
 // A Plan is what restoring an image comes to. Nothing is done yet.
@@ -75,7 +77,11 @@ func Look(ctx context.Context, source Source, options Options) (*Plan, error) {
 		return plan, nil // the rest relies on them
 	}
 	_, plan.Bytes = pieces(p.Mappings)
-	plan.refuse(refuseDescriptors(img, p)...)
+	files, err := descriptor.Plan(img, plan.restoring(nil))
+	if err != nil {
+		return nil, err
+	}
+	plan.refuse(files...)
 	ids, err := refuseIDs(p)
 	if err != nil {
 		return nil, err

@@ -134,7 +134,7 @@ func (s *subject) cycle(t *testing.T) Result {
 	if _, err := os.Stat(fmt.Sprintf("/proc/%d", s.pid)); !errors.Is(err, fs.ErrNotExist) {
 		t.Fatalf("process %d is still there: %v", s.pid, err)
 	}
-	plan, err := Look(t.Context(), img, Options{Files: s.files})
+	plan, err := Look(t.Context(), img, Options{Inherit: map[int]*os.File{0: s.files[0], 1: s.files[1], 2: s.files[2]}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -73,10 +73,9 @@ func starterImage(code []byte) []byte {
 	return append(image, code...)
 }
 
-// start starts the starter with standard descriptors, in a session of its own, and
-// stops it. It dies with the calling OS thread, which becomes its tracer. A task that
+// start starts the starter, in a session of its own, and stops it. It dies with the calling OS thread, which becomes its tracer. A task that
 // comes with an error is to be killed.
-func (t *tracer) start(files [3]*os.File) (_ *task, err error) {
+func (t *tracer) start() (_ *task, err error) {
 	program, ground, err := newStarter()
 	if err != nil {
 		return nil, err
@@ -88,12 +87,9 @@ func (t *tracer) start(files [3]*os.File) (_ *task, err error) {
 	}
 	defer func() { err = errors.Join(err, null.Close()) }()
 
-	attr := &syscall.ProcAttr{Sys: &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGKILL}}
-	for _, f := range files {
-		if f == nil {
-			f = null
-		}
-		attr.Files = append(attr.Files, f.Fd())
+	attr := &syscall.ProcAttr{
+		Files: []uintptr{null.Fd(), null.Fd(), null.Fd()},
+		Sys:   &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGKILL},
 	}
 	path := fmt.Sprintf("/proc/self/fd/%d", program.Fd())
 	pid, err := syscall.ForkExec(path, []string{"vos-restore"}, attr)
