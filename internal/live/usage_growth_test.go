@@ -201,6 +201,7 @@ func TestUsageNamesNobody(t *testing.T) {
 	if totals := load.Stop(); totals.Served == 0 {
 		t.Errorf("under load: %v", totals)
 	}
+	await(t, "the end of the workers before", func() bool { return len(testbed.Children(nginx.Master())) == 2 })
 	vos(t, "detach", name).expect(t, 0)
 	for _, pid := range nginx.Pids() {
 		checkFree(t, pid)

@@ -117,8 +117,9 @@ func (u *usages) find(ctx context.Context) error {
 		metered      *metered
 	}
 	target := u.r.Target
-	target.Module = "" // it selects what is told, not what is counted
-	return eachOf(ctx, target, processes, u.r.Attach, func(ctx context.Context, p *module.Process, _ []*module.Module) ([]found, error) {
+	target.Module = ""              // it selects what is told, not what is counted
+	target.All = len(processes) > 1 // some of a program's may end meanwhile
+	err = eachOf(ctx, target, processes, u.r.Attach, func(ctx context.Context, p *module.Process, _ []*module.Module) ([]found, error) {
 		f := found{interception: api.Interception{Outcome: api.Clean}}
 		if u.r.Attach {
 			var err error
@@ -142,6 +143,10 @@ func (u *usages) find(ctx context.Context) error {
 		u.known[pid] = f.metered
 		return nil
 	})
+	if err == nil && len(u.known) == 0 {
+		err = classify(fmt.Errorf("count calls of %s: %w", u.r.Target.Program, procfs.ErrGone))
+	}
+	return err
 }
 
 // meter makes ready to read a process.
