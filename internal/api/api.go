@@ -50,6 +50,14 @@ type Executive interface {
 	// Redirect emits one Redirection a process that has the descriptor's description
 	// open: all are done, or none.
 	Redirect(ctx context.Context, r RedirectRequest, emit func(Redirection) error) error
+	// Check emits one Check a process.
+	Check(ctx context.Context, r CheckRequest, emit func(Check) error) error
+	// Checkpoint emits one Snapshot a process.
+	Checkpoint(ctx context.Context, r CheckpointRequest, emit func(Snapshot) error) error
+	// Restore emits one Snapshot a process.
+	Restore(ctx context.Context, r RestoreRequest, emit func(Snapshot) error) error
+	// Image returns what an image holds, checked.
+	Image(ctx context.Context, r ImageRequest) (Image, error)
 }
 
 // ProgramsRequest asks for programs.

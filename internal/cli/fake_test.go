@@ -24,6 +24,9 @@ type fake struct {
 	holdings      []api.Holdings
 	functions     []api.FunctionHandles
 	redirections  []api.Redirection
+	checks        []api.Check
+	snapshots     []api.Snapshot
+	image         api.Image
 	menus         []api.Menu
 	controls      []api.Control
 	interceptions []api.Interception
@@ -112,6 +115,24 @@ func (f fake) Functions(ctx context.Context, r api.FunctionsRequest, emit func(a
 	return play(ctx, f, r, f.functions, emit)
 }
 
+func (f fake) Check(ctx context.Context, r api.CheckRequest, emit func(api.Check) error) error {
+	return play(ctx, f, r, f.checks, emit)
+}
+
+func (f fake) Checkpoint(ctx context.Context, r api.CheckpointRequest, emit func(api.Snapshot) error) error {
+	r.Progress(api.SnapshotProgress{Done: 1 << 20, Total: 1 << 30})
+	return play(ctx, f, r, f.snapshots, emit)
+}
+
+func (f fake) Restore(ctx context.Context, r api.RestoreRequest, emit func(api.Snapshot) error) error {
+	r.Progress(api.SnapshotProgress{Done: 1 << 20, Total: 1 << 30})
+	return play(ctx, f, r, f.snapshots, emit)
+}
+
+func (f fake) Image(_ context.Context, r api.ImageRequest) (api.Image, error) {
+	return f.image, errors.Join(remember(r), f.err)
+}
+
 // tell says how far the fake has come.
 func (f fake) tell(progress func(api.Progress)) {
 	for _, p := range f.progress {
@@ -125,11 +146,8 @@ func (f fake) Redirect(ctx context.Context, r api.RedirectRequest, emit func(api
 }
 
 func play[T any](ctx context.Context, f fake, request any, results []T, emit func(T) error) error {
-	if file := os.Getenv("FAKE_REQUEST"); file != "" {
-		text, _ := json.Marshal(request)
-		if err := os.WriteFile(file, append(text, '\n'), 0o644); err != nil {
-			return err
-		}
+	if err := remember(request); err != nil {
+		return err
 	}
 	for _, r := range results {
 		time.Sleep(f.slow)
@@ -149,6 +167,19 @@ func play[T any](ctx context.Context, f fake, request any, results []T, emit fun
 		return fmt.Errorf("refresh 812: %w", ctx.Err())
 	}
 	return f.err
+}
+
+// remember writes down what was asked.
+func remember(request any) error {
+	file := os.Getenv("FAKE_REQUEST")
+	if file == "" {
+		return nil
+	}
+	text, err := json.Marshal(request)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(file, append(text, '\n'), 0o644)
 }
 
 var tls = api.Refusal{
@@ -247,7 +278,41 @@ var (
 	errNotPermitted = fmt.Errorf("open /proc/812/mem: %w", api.ErrNotPermitted)
 )
 
+var outside = api.Refusal{
+	Code: "outside_end", Subject: "descriptor 1 of process 812",
+	Detail: "its terminal /dev/pts/3 is not the program's own", Remedy: "--inherit, and vos restore --inherit 1 gives it another one",
+}
+
+var redisImage = api.Image{
+	Directory: "/var/lib/vos/redis", ID: "00112233445566778899aabbccddeeff", Taken: time.Date(2026, 3, 1, 12, 0, 0, 0, time.Local),
+	Model: "enhanced", Kernel: "6.18.0", Hostname: "web2", CPU: "Example CPU", Bytes: 3 << 20,
+	Processes: []api.ImageProcess{{
+		PID: 812, Parent: 0, Program: "redis-server", Command: []string{"redis-server", "*:6379"}, Executable: "/usr/bin/redis-server",
+		Threads: 5, MappedBytes: 64 << 20, KeptBytes: 3 << 20,
+		Mappings: []api.ImageMapping{
+			{Start: "0x5555555db000", End: "0x555555664000", Kind: "anonymous", Protection: "rw-", Name: "[heap]", KeptBytes: 3 << 20},
+			{Start: "0x7ffff7fc1000", End: "0x7ffff7fc3000", Kind: "vdso", Protection: "r-x", Name: "[vdso]"},
+		},
+		Descriptors: []api.ImageDescriptor{{FD: 0, Kind: "file", Path: "/dev/null"}, {FD: 6, Kind: "socket", Path: "tcp *:6379"}, {FD: 5, Kind: "epoll"}},
+	}},
+}
+
 var fakes = map[string]fake{
+	"checked": {checks: []api.Check{
+		{PID: 811, Program: "redis-server", Model: "enhanced", Checkpointable: true, Threads: 5, MappedBytes: 64 << 20, KeptBytes: 3 << 20, Descriptors: 8},
+		{PID: 812, Program: "redis-server", Model: "full", Threads: 5, MappedBytes: 64 << 20, KeptBytes: 3 << 20, Descriptors: 8, Refusals: []api.Refusal{outside}},
+	}},
+	"checkpointed": {snapshots: []api.Snapshot{{PID: 812, Program: "redis-server", Outcome: api.Checkpointed, Model: "enhanced",
+		FreezeUS: 3200, TotalUS: 61000, Bytes: 3 << 20, Image: "/var/lib/vos/redis", Residual: []string{"it is in a session of its own"}}}},
+	"checkpoint-planned": {snapshots: []api.Snapshot{{PID: 812, Program: "redis-server", Outcome: api.Planned, Model: "enhanced",
+		TotalUS: 900, Image: "/var/lib/vos/redis", Steps: []string{"keep 3.0 MiB of 64.0 MiB"}}}},
+	"checkpoint-refused": {snapshots: []api.Snapshot{{PID: 812, Program: "redis-server", Outcome: api.Refused, Model: "full",
+		Image: "/var/lib/vos/redis", Refusals: []api.Refusal{outside}}}},
+	"restored": {snapshots: []api.Snapshot{{PID: 812, Program: "redis-server", Outcome: api.Restored, Model: "enhanced",
+		TotalUS: 4100, Bytes: 3 << 20, Image: "/var/lib/vos/redis"}}},
+	"snapshot-failed": {snapshots: []api.Snapshot{{PID: 812, Program: "redis-server", Outcome: api.Failed, Model: "enhanced",
+		Image: "/var/lib/vos/redis", Error: "write /var/lib/vos/redis: no space left on device"}}},
+	"image":   {image: redisImage},
 	"nothing": {},
 	"menu": {menus: []api.Menu{
 		{PID: 4000, Program: "galculator", Outcome: api.Added, MenuBars: 2, Changed: 1, Mapped: "0x7f0000000000-0x7f0000002000", BorrowUS: 240, TotalUS: 31_000},

@@ -1,0 +1,151 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"strconv"
+
+	"github.com/spf13/cobra"
+
+	"github.com/virtualizing-os/vos/internal/api"
+)
+
+// checkpoint is `vos checkpoint`.
+func (a *app) checkpoint() *cobra.Command {
+	var r api.CheckpointRequest
+	cmd := &cobra.Command{
+		Use:   "checkpoint TARGET -D DIR",
+		Short: "Write a running program's state down, for vos restore",
+		Long: `Write the state of a running program to directory DIR, which is made: memory,
+threads, signals, timers, and what its descriptors lead to. The program ends once
+the image is whole and on its disk; with --leave-running it goes on.
+
+What can't be kept exactly is refused by name before anything is touched; vos check
+tells it beforehand. If anything fails, or vos itself is killed, the program goes on
+and no half image is left: DIR appears when it is complete.
+
+An image holds all that the program's memory holds, secrets too: its files are for
+their owner alone (0600), and --recipient encrypts them to keys of age(1).
+
+` + exitHelp(exitOK, exitFailed, exitUsage, exitNotSupported,
+			exitNotPermitted, exitGone, exitRefused, exitPending, exitInterrupted),
+		Example: `  vos checkpoint redis-server -D /var/lib/vos/redis
+  vos checkpoint 1234 -D now --leave-running --compress zstd
+  vos checkpoint 1234 -D later --leave-running --parent now`,
+		Args:              oneProgram,
+		ValidArgsFunction: a.completeTarget,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			t, err := a.programTarget(cmd, args[0])
+			if err != nil {
+				return err
+			}
+			r.Target = t
+			switch {
+			case r.Directory == "":
+				return usagef("checkpoint needs -D DIR, the directory to make")
+			case r.Compression != "none" && r.Compression != "zstd":
+				return usagef("--compress is none or zstd, not %q", r.Compression)
+			}
+			if r.Directory, err = filepath.Abs(r.Directory); err != nil {
+				return fmt.Errorf("find directory: %w", err)
+			}
+			if r.Parent != "" {
+				if r.Parent, err = filepath.Abs(r.Parent); err != nil {
+					return fmt.Errorf("find directory: %w", err)
+				}
+			}
+			r.Progress = a.snapshotProgress("written")
+			return a.run(cmd, func(ctx context.Context, x api.Executive) error {
+				return a.snapshot(r.DryRun, func(emit func(api.Snapshot) error) error { return x.Checkpoint(ctx, r, emit) })
+			})
+		},
+	}
+	cmd.Flags().StringVarP(&r.Directory, "dir", "D", "", "the `DIR` to make and to write to")
+	cmd.Flags().BoolVar(&r.LeaveRunning, "leave-running", false, "the program goes on")
+	cmd.Flags().BoolVar(&r.Inherit, "inherit", false, "what descriptors with an end outside of the program lead to is given by vos restore")
+	cmd.Flags().StringVar(&r.Compression, "compress", "none", "of memory: `none` or zstd")
+	cmd.Flags().StringVar(&r.Parent, "parent", "", "`DIR` of an image before: what did not change since is not written again")
+	cmd.Flags().StringArrayVar(&r.Recipients, "recipient", nil, "an age `KEY` to encrypt to; may be given several times")
+	cmd.Flags().BoolVar(&r.DryRun, "dry-run", false, "tell what would be written, and write nothing")
+	return cmd
+}
+
+// snapshotProgress tells how much of the memory is done.
+func (a *app) snapshotProgress(past string) func(api.SnapshotProgress) {
+	return func(p api.SnapshotProgress) {
+		a.stderr.report(func() string {
+			return fmt.Sprintf("%s of %s %s …", byteSize(int64(p.Done)), byteSize(int64(p.Total)), past)
+		})
+	}
+}
+
+// snapshot carries out a checkpoint or restore and prints what comes back.
+func (a *app) snapshot(dryRun bool, run func(emit func(api.Snapshot) error) error) error {
+	t := newTable(
+		column{title: "PID", right: true},
+		column{title: "PROGRAM", elastic: true},
+		column{title: "OUTCOME"},
+		column{title: "MODEL", spare: 3},
+		column{title: "IMAGE", elastic: true},
+		column{title: "BYTES", right: true, spare: 2},
+		column{title: "STOPPED", right: true, spare: 1},
+		column{title: "TOTAL", right: true})
+	var n tally
+	a.startProgress()
+	err := run(func(s api.Snapshot) error {
+		switch s.Outcome {
+		case api.Planned:
+			n.good++
+			n.pending = true
+		case api.Refused:
+			n.refused++
+		case api.Failed:
+			n.failed++
+		default:
+			n.good++
+			n.changed++
+		}
+		where := fmt.Sprintf("%s (%d)", quoted(s.Program), s.PID)
+		for _, refusal := range s.Refusals {
+			a.stderr.refusal(where, refusal)
+		}
+		if s.Outcome == api.Failed {
+			a.stderr.errorf("%s: %s", where, s.Error)
+		}
+		for _, known := range s.Residual {
+			a.stderr.notef("%s: %s", where, known)
+		}
+		if a.json {
+			s.Residual, s.Refusals = list(s.Residual), list(s.Refusals)
+			return a.printJSON(s)
+		}
+		addSnapshot(t, s)
+		return nil
+	})
+	a.stderr.endProgress()
+	t.print(a.stdout)
+	return a.settle(n, err)
+}
+
+func addSnapshot(t *table, s api.Snapshot) {
+	styles := map[api.Outcome]style{
+		api.Checkpointed: good, api.Restored: good, api.Restarted: good, api.Planned: bold, api.Refused: warn, api.Failed: bad,
+	}
+	size := "-"
+	if s.Bytes > 0 {
+		size = byteSize(s.Bytes)
+	}
+	t.add(
+		text(strconv.Itoa(s.PID)),
+		text(quoted(s.Program)),
+		cell{quoted(string(s.Outcome)), styles[s.Outcome]},
+		text(s.Model),
+		text(quoted(s.Image)),
+		text(size),
+		text(pauseOrNone(s.FreezeUS)),
+		text(pauseOrNone(s.TotalUS)))
+	for _, step := range s.Steps {
+		t.note(escaped(step))
+	}
+}
