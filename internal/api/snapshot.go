@@ -12,7 +12,7 @@ const (
 // CheckRequest asks whether programs could be checkpointed. Nothing is stopped.
 type CheckRequest struct {
 	Target  Target // Module is ""
-	Inherit bool   // as that of CheckpointRequest
+	Inherit []int  // as those of CheckpointRequest
 }
 
 // A Check says what a checkpoint of one process would need.
@@ -33,7 +33,7 @@ type CheckpointRequest struct {
 	Target       Target // Module is ""; one process
 	Directory    string // to be made
 	LeaveRunning bool
-	Inherit      bool     // descriptors whose other end is outside are given by whoever restores
+	Inherit      []int    // descriptors that whoever restores gives
 	Compression  string   // "none" or "zstd"
 	Parent       string   // directory of the image before, whose pages are not written again
 	Recipients   []string // age recipients to encrypt to

@@ -41,7 +41,7 @@ A check holds for the moment at which it was made; vos checkpoint makes it again
 			return a.run(cmd, func(ctx context.Context, x api.Executive) error { return a.checkPrograms(ctx, x, r) })
 		},
 	}
-	cmd.Flags().BoolVar(&r.Inherit, "inherit", false, "descriptors whose other end is outside of the program are no obstacle")
+	cmd.Flags().IntSliceVar(&r.Inherit, "inherit", nil, "`FD,…`: descriptors that whoever restores would give")
 	return cmd
 }
 

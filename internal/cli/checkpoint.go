@@ -63,7 +63,7 @@ their owner alone (0600), and --recipient encrypts them to keys of age(1).
 	}
 	cmd.Flags().StringVarP(&r.Directory, "dir", "D", "", "the `DIR` to make and to write to")
 	cmd.Flags().BoolVar(&r.LeaveRunning, "leave-running", false, "the program goes on")
-	cmd.Flags().BoolVar(&r.Inherit, "inherit", false, "what descriptors with an end outside of the program lead to is given by vos restore")
+	cmd.Flags().IntSliceVar(&r.Inherit, "inherit", nil, "`FD,…`: descriptors that vos restore will give: a terminal, pipes of whoever started it")
 	cmd.Flags().StringVar(&r.Compression, "compress", "none", "of memory: `none` or zstd")
 	cmd.Flags().StringVar(&r.Parent, "parent", "", "`DIR` of an image before: what did not change since is not written again")
 	cmd.Flags().StringArrayVar(&r.Recipients, "recipient", nil, "an age `KEY` to encrypt to; may be given several times")

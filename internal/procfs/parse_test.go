@@ -64,7 +64,11 @@ ShdPnd:	8000000000000000
 SigBlk:	0000000000010000
 SigIgn:	0000000000001000
 SigCgt:	00000001800004ec
+CapInh:	0000000000000001
+CapPrm:	0000000000000002
 CapEff:	000001ffffffffff
+CapBnd:	0000000000000004
+CapAmb:	0000000000000008
 NoNewPrivs:	1
 Seccomp:	2
 Seccomp_filters:	3
@@ -83,6 +87,7 @@ func TestParseStatus(t *testing.T) {
 		Slots:   64,
 		Threads: 64, QueuedSignals: 3, QueueLimit: 15442,
 		Pending: 1, SharedPending: 1 << 63, Blocked: 1 << 16, Ignored: 1 << 12, Caught: 0x1800004ec,
+		Umask: 0o22, CapInheritable: 1, CapPermitted: 2, CapBounding: 4, CapAmbient: 8,
 		CapEffective: 0x1ffffffffff, NoNewPrivs: true, Seccomp: SeccompFilter, SeccompFilters: 3,
 		ThreadFeatures: []string{"shstk", "wrss"}, PeakResident: 1300 << 10, Resident: 1200 << 10,
 	}

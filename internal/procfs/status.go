@@ -47,7 +47,12 @@ type Status struct {
 	Blocked        SignalSet
 	Ignored        SignalSet
 	Caught         SignalSet
+	Umask          uint32
+	CapInheritable uint64
+	CapPermitted   uint64
 	CapEffective   uint64
+	CapBounding    uint64
+	CapAmbient     uint64
 	NoNewPrivs     bool
 	Seccomp        int
 	SeccompFilters int
@@ -139,8 +144,18 @@ func ParseStatus(text []byte) (Status, error) {
 			s.Ignored = SignalSet(n.unsigned(16))
 		case "SigCgt":
 			s.Caught = SignalSet(n.unsigned(16))
+		case "Umask":
+			s.Umask = uint32(n.unsigned(8))
+		case "CapInh":
+			s.CapInheritable = n.unsigned(16)
+		case "CapPrm":
+			s.CapPermitted = n.unsigned(16)
 		case "CapEff":
 			s.CapEffective = n.unsigned(16)
+		case "CapBnd":
+			s.CapBounding = n.unsigned(16)
+		case "CapAmb":
+			s.CapAmbient = n.unsigned(16)
 		case "NoNewPrivs":
 			s.NoNewPrivs = n.unsigned(10) != 0
 		case "Seccomp":

@@ -50,6 +50,7 @@ var sections = []section{
 	{"handle", "Descriptors", "A descriptor can't be bound to something else by `vos redirect` without the program noticing."},
 	{"snapshot/descriptor", "Descriptors in images", "What a descriptor leads to can't be kept in an image, or made again from one."},
 	{"menu", "Menus", "`vos attach --menu` can't serve the program, or `vos ctl --show` can't show its answer."},
+	{"snapshot/dump", "Checkpoints", "The state of a program can't be written down as a whole. Nothing was touched."},
 	{"snapshot/restore", "Restoring", "The process of an image can't be built on this machine, or not now. Nothing was made."},
 	{"vex", "Requests", "One of several can't be done without the others."},
 }

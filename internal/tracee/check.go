@@ -9,9 +9,9 @@ import (
 	"github.com/virtualizing-os/vos/internal/procfs"
 )
 
-// check refuses processes that no session can be held with, before anything is
+// Check refuses processes that no session can be held with, before anything is
 // attached to them.
-func check(process *procfs.Process) (procfs.Status, error) {
+func Check(process *procfs.Process) (procfs.Status, error) {
 	stat, err := process.Stat()
 	if err != nil {
 		return procfs.Status{}, err

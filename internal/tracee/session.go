@@ -135,7 +135,7 @@ func session(ctx context.Context, process *procfs.Process, options Options, f fu
 	if err := ctx.Err(); err != nil {
 		return Times{}, err
 	}
-	status, err := check(process)
+	status, err := Check(process)
 	if err != nil {
 		return Times{}, err
 	}

@@ -1,0 +1,272 @@
+package dump
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io/fs"
+	"syscall"
+	"time"
+
+	"github.com/virtualizing-os/vos/internal/image"
+	"github.com/virtualizing-os/vos/internal/kernel"
+	"github.com/virtualizing-os/vos/internal/tracee"
+)
+
+// Operations of prctl(2).
+const (
+	prGetDeathSignal   = 2
+	prGetDumpable      = 3
+	prGetSecureBits    = 27
+	prGetTimerSlack    = 30
+	prGetSubreaper     = 37
+	prGetTIDAddress    = 40
+	prGetTHPDisable    = 42
+	sigactionSize      = 32
+	stackSize          = 24
+	itimerspecSize     = 32
+	brk                = syscall.SYS_BRK
+	sysTimerGettime    = syscall.SYS_TIMER_GETTIME
+	sysTimerGetoverrun = syscall.SYS_TIMER_GETOVERRUN
+)
+
+func word(b []byte) uint64 { return binary.LittleEndian.Uint64(b) }
+
+// asked runs system calls that write to memory: calls is given the address of size
+// zero bytes, which are returned as the calls have left them, with their results.
+func asked(s *tracee.Session, size int, calls func(at uint64) []tracee.Call) ([]byte, []uint64, error) {
+	b := make([]byte, size)
+	at, err := s.Data(b)
+	if err != nil {
+		return nil, nil, err
+	}
+	results, err := s.Run(calls(at))
+	if err != nil {
+		return nil, nil, err
+	}
+	if _, err := s.Memory().ReadAt(b, int64(at)); err != nil {
+		return nil, nil, err
+	}
+	_, err = s.Data(b) // as it is now
+	return b, results, err
+}
+
+func call(number uint64, args ...uint64) tracee.Call {
+	c := tracee.Call{Number: number}
+	copy(c.Args[:], args)
+	return c
+}
+
+// threads writes down every thread.
+func (c *commit) threads(s *tracee.Session, b *image.Process) error {
+	states, err := s.ThreadStates()
+	if err != nil {
+		return err
+	}
+	for i := range states {
+		t, err := c.thread(s, &states[i])
+		if err != nil {
+			return err
+		}
+		if i == 0 {
+			if t.TID != b.PID {
+				return refused(codeZombie, processSubject(b.PID), "its main thread has ended, other threads have not", noRemedy)
+			}
+			if err := c.main(s, b); err != nil {
+				return err
+			}
+		}
+		if err := c.own(s, &t, b); err != nil {
+			return err
+		}
+		if err := s.GiveBack(); err != nil {
+			return err
+		}
+		b.Threads = append(b.Threads, t)
+	}
+	return nil
+}
+
+// thread writes down what can be seen of a thread from outside, and borrows it.
+func (c *commit) thread(s *tracee.Session, state *tracee.ThreadState) (image.Thread, error) {
+	r := &state.Registers
+	t := image.Thread{
+		TID: state.TID, Mask: state.Mask, XState: state.XState,
+		Registers: image.Registers{
+			R15: r.R15, R14: r.R14, R13: r.R13, R12: r.R12, RBP: r.RBP, RBX: r.RBX, R11: r.R11, R10: r.R10, R9: r.R9, R8: r.R8,
+			RAX: r.RAX, RCX: r.RCX, RDX: r.RDX, RSI: r.RSI, RDI: r.RDI, OrigRAX: r.OrigRAX, RIP: r.RIP, CS: r.CS, Flags: r.Flags,
+			RSP: r.RSP, SS: r.SS, FSBase: r.FSBase, GSBase: r.GSBase, DS: r.DS, ES: r.ES, FS: r.FS, GS: r.GS,
+		},
+	}
+	if q := state.Rseq; q.Pointer != 0 {
+		t.Rseq = &image.Rseq{Address: q.Pointer, Size: q.Size, Signature: q.Signature, Flags: q.Flags}
+	}
+	stat, err := c.Process.ThreadStat(t.TID)
+	if err != nil {
+		return t, err
+	}
+	t.Name = stat.Command
+	signals, err := kernel.PendingSignals(t.TID, false)
+	if err != nil {
+		return t, err
+	}
+	t.Pending = pending(signals)
+	if t.Robust.Head, t.Robust.Length, err = kernel.RobustList(t.TID); err != nil {
+		return t, err
+	}
+	if t.Affinity, err = kernel.Affinity(t.TID); err != nil {
+		return t, err
+	}
+	a, err := kernel.ThreadAttributes(t.TID)
+	if err != nil {
+		return t, err
+	}
+	t.Scheduler = image.Scheduler{Policy: a.Policy, Flags: a.Flags, Nice: a.Nice, Priority: a.Priority,
+		Runtime: a.Runtime, Deadline: a.Deadline, Period: a.Period}
+	return t, s.BorrowThread(t.TID)
+}
+
+func pending(signals [][kernel.SiginfoSize]byte) (all []image.Signal) {
+	for i := range signals {
+		all = append(all, image.Signal(signals[i][:]))
+	}
+	return all
+}
+
+// own asks the borrowed thread for what it alone can tell.
+func (c *commit) own(s *tracee.Session, t *image.Thread, b *image.Process) error {
+	const tidAt, deathAt, size = stackSize, stackSize + 8, stackSize + 16
+	data, results, err := asked(s, size, func(at uint64) []tracee.Call {
+		return []tracee.Call{
+			call(syscall.SYS_SIGALTSTACK, 0, at),
+			call(syscall.SYS_PRCTL, prGetTIDAddress, at+tidAt),
+			call(syscall.SYS_PRCTL, prGetDeathSignal, at+deathAt),
+			call(syscall.SYS_PRCTL, prGetTimerSlack),
+			call(syscall.SYS_PRCTL, prGetSecureBits),
+		}
+	})
+	if err != nil {
+		return err
+	}
+	for i, what := range []string{"alternate stack", "cleared word (PR_GET_TID_ADDRESS)", "parent-death signal"} {
+		if err := (tracee.Call{}).Err(results[i]); err != nil {
+			return fmt.Errorf("read %s of thread %d: %w", what, t.TID, err)
+		}
+	}
+	t.AltStack = image.AltStack{Address: word(data), Flags: uint32(word(data[8:])) &^ onStack, Size: word(data[16:])}
+	t.ClearTID = word(data[tidAt:])
+	t.Slack = time.Duration(results[3])
+	if t.TID == b.PID {
+		b.ParentDeath = int(uint32(word(data[deathAt:])))
+		b.Credentials.SecureBits = uint32(results[4])
+	}
+	return nil
+}
+
+// onStack is SS_ONSTACK: the kernel sees it by the stack pointer.
+const onStack = 1
+
+// process writes down what can be seen of the process from outside.
+func (c *commit) process(s *tracee.Session, b *image.Process) error {
+	signals, err := kernel.PendingSignals(b.PID, true)
+	if err != nil {
+		return err
+	}
+	b.Pending = pending(signals)
+	status, err := c.Process.Status()
+	if err != nil {
+		return err
+	}
+	bits := b.Credentials.SecureBits
+	b.Credentials = credentials(status)
+	b.Credentials.SecureBits, b.Umask = bits, status.Umask
+	return nil
+}
+
+// main asks the main thread, which is borrowed, for what belongs to the process.
+func (c *commit) main(s *tracee.Session, b *image.Process) error {
+	const intervals = 3
+	data, results, err := asked(s, intervals*itimerspecSize+8, func(at uint64) []tracee.Call {
+		calls := []tracee.Call{
+			call(syscall.SYS_PRCTL, prGetDumpable), call(syscall.SYS_PRCTL, prGetSubreaper, at+intervals*itimerspecSize),
+			call(syscall.SYS_PRCTL, prGetTHPDisable), call(brk, 0),
+		}
+		for i := range uint64(intervals) {
+			calls = append(calls, call(syscall.SYS_GETITIMER, i, at+i*itimerspecSize))
+		}
+		return calls
+	})
+	if err != nil {
+		return err
+	}
+	b.Dumpable = int(results[0])
+	b.ChildSubreaper = word(data[intervals*itimerspecSize:]) != 0
+	b.NoTHP = results[2] == 1
+	b.Layout.Break = results[3]
+	for i := range b.Intervals {
+		at := data[i*itimerspecSize:]
+		micro := func(at []byte) time.Duration {
+			return time.Duration(word(at))*time.Second + time.Duration(word(at[8:]))*time.Microsecond
+		}
+		b.Intervals[i] = image.Interval{Every: micro(at), Left: micro(at[16:])}
+	}
+	if err := c.actions(s, b); err != nil {
+		return err
+	}
+	return c.timers(s, b)
+}
+
+// actions reads what the program does with each signal.
+func (c *commit) actions(s *tracee.Session, b *image.Process) error {
+	const signals, batch = 64, 11
+	for first := 1; first <= signals; first += batch {
+		last := min(first+batch-1, signals)
+		data, results, err := asked(s, batch*sigactionSize, func(at uint64) (calls []tracee.Call) {
+			for n := first; n <= last; n++ {
+				calls = append(calls, call(syscall.SYS_RT_SIGACTION, uint64(n), 0, at+uint64(n-first)*sigactionSize, 8))
+			}
+			return calls
+		})
+		if err != nil {
+			return err
+		}
+		for i, result := range results {
+			if err := (tracee.Call{Number: syscall.SYS_RT_SIGACTION}).Err(result); err != nil {
+				return fmt.Errorf("read action of signal %d: %w", first+i, err)
+			}
+			at := data[i*sigactionSize:]
+			b.Actions = append(b.Actions, image.Action{Handler: word(at), Flags: word(at[8:]), Restorer: word(at[16:]), Mask: word(at[24:])})
+		}
+	}
+	return nil
+}
+
+// timers reads the timers of timer_create(2).
+func (c *commit) timers(s *tracee.Session, b *image.Process) error {
+	all, err := c.Process.Timers()
+	if errors.Is(err, fs.ErrNotExist) {
+		return refused(codeTimers, processSubject(b.PID), "this kernel does not tell of timers (CONFIG_CHECKPOINT_RESTORE)", "use a kernel with it")
+	}
+	if err != nil {
+		return err
+	}
+	for _, t := range all {
+		data, results, err := asked(s, itimerspecSize, func(at uint64) []tracee.Call {
+			return []tracee.Call{call(sysTimerGettime, uint64(t.ID), at), call(sysTimerGetoverrun, uint64(t.ID))}
+		})
+		if err != nil {
+			return err
+		}
+		for _, result := range results {
+			if err := (tracee.Call{Number: sysTimerGettime}).Err(result); err != nil {
+				return fmt.Errorf("read timer %d: %w", t.ID, err)
+			}
+		}
+		nano := func(at []byte) time.Duration {
+			return time.Duration(word(at))*time.Second + time.Duration(word(at[8:]))
+		}
+		b.Timers = append(b.Timers, image.Timer{ID: t.ID, Clock: t.Clock, Notify: t.Notify, Signal: t.Signal, Thread: t.Thread,
+			Value: t.Value, Overrun: int(results[1]), Time: image.Interval{Every: nano(data), Left: nano(data[16:])}})
+	}
+	return nil
+}

@@ -1,0 +1,104 @@
+package tracee
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"slices"
+	"syscall"
+
+	"github.com/virtualizing-os/vos/internal/kernel"
+)
+
+// A ThreadState is a stopped thread as it would go on, so that it can also go on
+// elsewhere.
+type ThreadState struct {
+	TID int
+	// Registers are those of user mode: a system call that the stop has interrupted is
+	// to be made again, by its instruction, and a restartable sequence was left by its
+	// abort handler.
+	Registers kernel.Registers
+	Mask      uint64 // blocked signals
+	XState    []byte // as NT_X86_XSTATE
+	Rseq      kernel.RseqConfiguration
+}
+
+// ThreadStates returns the states of all threads, which StopAll has stopped, the main
+// thread first.
+func (s *Session) ThreadStates() ([]ThreadState, error) {
+	states := make([]ThreadState, 0, len(s.threads))
+	for tid, t := range s.threads {
+		if !t.stopped {
+			return nil, fmt.Errorf("read state of thread %d: it is not stopped", tid)
+		}
+		if t.regs.CS != userCodeSegment {
+			return nil, not64BitRefusal(s.process.PID())
+		}
+		state := ThreadState{TID: tid}
+		b := &borrowed{thread: t, regs: t.regs}
+		way := home{regs: homeRegisters(t.regs)}
+		if err := s.abortRestartableSequence(b, &way); err != nil {
+			return nil, err
+		}
+		state.Registers = way.regs
+		state.Registers.OrigRAX = outsideSyscall
+		var err error
+		if state.Mask, err = kernel.GetSignalMask(tid); err != nil {
+			return nil, err
+		}
+		n, err := kernel.GetXState(tid, s.xstate)
+		if err != nil {
+			return nil, err
+		}
+		state.XState = slices.Clone(s.xstate[:n])
+		if state.Rseq, err = kernel.GetRseqConfiguration(tid); err != nil && !errors.Is(err, syscall.EIO) {
+			return nil, err
+		}
+		states = append(states, state)
+	}
+	main := s.process.PID()
+	slices.SortFunc(states, func(a, b ThreadState) int {
+		if (a.TID == main) != (b.TID == main) {
+			return cmp.Compare(btoi(b.TID == main), btoi(a.TID == main))
+		}
+		return cmp.Compare(a.TID, b.TID)
+	})
+	return states, nil
+}
+
+func btoi(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// BorrowThread is Borrow of a certain thread, which StopAll has stopped. Only one is
+// borrowed at a time: GiveBack comes before the next.
+func (s *Session) BorrowThread(tid int) error {
+	if s.borrowed != nil {
+		return fmt.Errorf("borrow thread %d: another one is borrowed", tid)
+	}
+	t := s.threads[tid]
+	if t == nil || !t.stopped {
+		return fmt.Errorf("borrow thread %d: it is not stopped", tid)
+	}
+	if err := s.Prepare(); err != nil {
+		return err
+	}
+	b, err := s.describe(tid)
+	if err != nil {
+		return err
+	}
+	b.thread = t
+	return s.prepare(b, *s.area)
+}
+
+// GiveBack brings the borrowed thread home: it has its own registers and signal mask
+// again, and stays stopped.
+func (s *Session) GiveBack() error {
+	if s.borrowed == nil {
+		return errThreadLost
+	}
+	return s.bringHome()
+}

@@ -1,0 +1,222 @@
+package vex
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/virtualizing-os/vos/internal/api"
+	"github.com/virtualizing-os/vos/internal/image"
+	"github.com/virtualizing-os/vos/internal/procfs"
+	"github.com/virtualizing-os/vos/internal/snapshot/dump"
+	"github.com/virtualizing-os/vos/internal/snapshot/restore"
+)
+
+// Check implements api.Executive.
+func (Machine) Check(ctx context.Context, r api.CheckRequest, emit func(api.Check) error) error {
+	processes, err := resolve(r.Target)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, p := range processes {
+		plan, err := dump.Look(ctx, p, dump.Options{Inherit: r.Inherit})
+		if err == nil {
+			err = emit(api.Check{
+				PID: p.PID(), Program: plan.Program, Model: string(plan.Model), Checkpointable: len(plan.Refusals) == 0,
+				Threads: plan.Threads, MappedBytes: plan.Mapped, KeptBytes: plan.Kept, Descriptors: plan.Handles,
+				Refusals: plan.Refusals,
+			})
+		} else {
+			err = fmt.Errorf("check process %d: %w", p.PID(), err)
+		}
+		errs = append(errs, classify(err), p.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// Checkpoint implements api.Executive.
+func (Machine) Checkpoint(ctx context.Context, r api.CheckpointRequest, emit func(api.Snapshot) error) (err error) {
+	begin := time.Now()
+	p, err := resolveOne(r.Target)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, p.Close()) }()
+	plan, err := dump.Look(ctx, p, dump.Options{Inherit: r.Inherit, LeaveRunning: r.LeaveRunning, Progress: counted(r.Progress)})
+	if err != nil {
+		return classify(fmt.Errorf("checkpoint process %d: %w", p.PID(), err))
+	}
+	s := api.Snapshot{PID: p.PID(), Program: plan.Program, Model: string(plan.Model), Image: r.Directory, Outcome: api.Planned,
+		Refusals: plan.Refusals}
+	switch {
+	case len(plan.Refusals) > 0:
+		s.Outcome = api.Refused
+	case r.DryRun:
+		s.Steps = []string{fmt.Sprintf("keep %d threads, %d descriptors and %d bytes of memory", plan.Threads, plan.Handles, plan.Kept)}
+	default:
+		err = checkpoint(ctx, plan, r, &s)
+	}
+	s.TotalUS = time.Since(begin).Microseconds()
+	if errors.Is(err, procfs.ErrGone) {
+		return classify(err)
+	}
+	return errors.Join(emit(failing(s, err)))
+}
+
+func checkpoint(ctx context.Context, plan *dump.Plan, r api.CheckpointRequest, s *api.Snapshot) error {
+	w, err := image.Create(r.Directory, image.WriteOptions{Compression: r.Compression, Parent: r.Parent, Recipients: r.Recipients})
+	if err != nil {
+		return err
+	}
+	result, err := plan.Commit(ctx, w)
+	s.FreezeUS, s.Bytes = result.Freeze.Microseconds(), result.Bytes
+	if err == nil {
+		s.Outcome = api.Checkpointed
+	}
+	return err
+}
+
+// failing notes in a snapshot how it failed, if it did.
+func failing(s api.Snapshot, err error) api.Snapshot {
+	if err == nil {
+		return s
+	}
+	if refusals := api.Refusals(err); len(refusals) > 0 {
+		s.Outcome, s.Refusals = api.Refused, append(s.Refusals, refusals...)
+		return s
+	}
+	s.Outcome, s.Error = api.Failed, err.Error()
+	return s
+}
+
+// resolveOne returns the one process that a target means.
+func resolveOne(t api.Target) (*procfs.Process, error) {
+	processes, err := resolve(t)
+	if err != nil || len(processes) == 1 {
+		if len(processes) == 1 {
+			return processes[0], err
+		}
+		return nil, err
+	}
+	text := ""
+	for _, p := range processes {
+		text += fmt.Sprintf(" %d", p.PID())
+		err = errors.Join(err, p.Close())
+	}
+	return nil, errors.Join(fmt.Errorf("find program %q: %w: it is several processes, name one of them:%s", t.Program, api.ErrUsage, text), err)
+}
+
+// counted turns a request's progress into that of a dump or restore.
+func counted(tell func(api.SnapshotProgress)) func(done, total uint64) {
+	if tell == nil {
+		return nil
+	}
+	var mu sync.Mutex
+	return func(done, total uint64) {
+		mu.Lock()
+		defer mu.Unlock()
+		tell(api.SnapshotProgress{Done: done, Total: total})
+	}
+}
+
+// Restore implements api.Executive.
+func (Machine) Restore(ctx context.Context, r api.RestoreRequest, emit func(api.Snapshot) error) (err error) {
+	begin := time.Now()
+	reader, err := image.Open(r.Directory, image.ReadOptions{Identities: r.Identities})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, reader.Close()) }()
+	root := reader.Image().Processes[0]
+	options := restore.Options{Force: r.ForceFiles, Map: r.Map, Inherit: make(map[int]*os.File, len(r.Inherit))}
+	for number, own := range r.Inherit {
+		options.Inherit[number] = os.NewFile(uintptr(own), fmt.Sprintf("descriptor %d", own))
+	}
+	plan, err := restore.Look(ctx, reader, options)
+	if err != nil {
+		return classify(fmt.Errorf("restore process %d: %w", root.PID, err))
+	}
+	s := api.Snapshot{PID: root.PID, Program: root.Program, Model: string(reader.Image().Model), Image: r.Directory, Outcome: api.Planned,
+		Bytes: reader.Size(), Refusals: plan.Refusals, Residual: plan.Notes}
+	switch {
+	case len(plan.Refusals) > 0:
+		s.Outcome = api.Refused
+	case r.DryRun:
+		s.Steps = []string{fmt.Sprintf("build process %d with %d threads and %d bytes of memory", root.PID, len(root.Threads), plan.Bytes)}
+	default:
+		var result restore.Result
+		if result, err = plan.Commit(ctx); err == nil {
+			s.Outcome, s.Residual = api.Restored, result.Notes
+		}
+	}
+	s.TotalUS = time.Since(begin).Microseconds()
+	return emit(failing(s, err))
+}
+
+// Image implements api.Executive.
+func (Machine) Image(_ context.Context, r api.ImageRequest) (_ api.Image, err error) {
+	reader, err := image.Open(r.Directory, image.ReadOptions{Identities: r.Identities})
+	if err != nil {
+		return api.Image{}, err
+	}
+	defer func() { err = errors.Join(err, reader.Close()) }()
+	img := reader.Image()
+	to := api.Image{Directory: reader.Directory(), ID: img.ID, Parent: img.Parent, Taken: img.Taken, Model: string(img.Model),
+		Kernel: img.Machine.Kernel, Hostname: img.Machine.Hostname, CPU: img.Machine.CPU, Bytes: reader.Size()}
+	for i := range img.Processes {
+		to.Processes = append(to.Processes, describeProcess(img, &img.Processes[i]))
+	}
+	return to, nil
+}
+
+func describeProcess(img *image.Image, p *image.Process) api.ImageProcess {
+	to := api.ImageProcess{PID: p.PID, Parent: p.Parent, Program: p.Program, Command: p.Command, Executable: p.Executable.Path,
+		Threads: len(p.Threads)}
+	kept := func(runs []image.Run) (bytes uint64) {
+		for _, r := range runs {
+			bytes += r.Count * image.PageSize
+		}
+		return bytes
+	}
+	objects := make(map[int]bool)
+	for i := range p.Mappings {
+		m := &p.Mappings[i]
+		size := kept(m.Pages)
+		name := m.Name
+		switch {
+		case m.File != nil:
+			name = m.File.Path
+		case m.Kind == image.InObject:
+			o := &img.Objects[m.Object]
+			name = o.Kind + " " + o.Name
+			if !objects[m.Object] {
+				objects[m.Object] = true
+				size += kept(o.Pages)
+			}
+		}
+		to.MappedBytes += m.End - m.Start
+		to.KeptBytes += size
+		to.Mappings = append(to.Mappings, api.ImageMapping{Start: fmt.Sprintf("%#x", m.Start), End: fmt.Sprintf("%#x", m.End),
+			Kind: string(m.Kind), Protection: procfs.Perms(m.Protection & 7).String()[:3], Name: name, KeptBytes: size})
+	}
+	for _, d := range p.Descriptors {
+		f := &img.Files[d.File]
+		to.Descriptors = append(to.Descriptors, api.ImageDescriptor{FD: d.Number, Kind: f.Kind, Path: filePath(f)})
+	}
+	return to
+}
+
+// filePath is the path of what a file of an image was, where it has one.
+func filePath(f *image.File) string {
+	switch {
+	case f.Regular != nil:
+		return f.Regular.Path
+	case f.Pipe != nil:
+		return f.Pipe.Path
+	}
+	return ""
+}
