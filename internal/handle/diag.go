@@ -29,6 +29,7 @@ const (
 	unixName        = 0
 	unixPeer        = 2
 	unixQueues      = 4
+	unixShutdown    = 6
 )
 
 var errShort = errors.New("an answer of sock_diag is cut short")
@@ -146,6 +147,8 @@ func parseUnix(b []byte) (inode uint64, s Socket, err error) {
 			s.setName(value)
 		case kind == unixPeer && len(value) >= 4:
 			s.Peer = uint64(binary.NativeEndian.Uint32(value))
+		case kind == unixShutdown && len(value) >= 1:
+			s.Shutdown = int(value[0])
 		case kind == unixQueues && len(value) >= 8:
 			s.Receive, s.Send = binary.NativeEndian.Uint32(value), binary.NativeEndian.Uint32(value[4:])
 		}

@@ -205,6 +205,12 @@ func (s *Survey) Openers(h *Handle) []Holder {
 	return openers
 }
 
+// Sockets fills in Socket alone, of one process's handles, by what the tables say now.
+func (s *Survey) Sockets(p *procfs.Process, handles []Handle) error {
+	_, err := s.findSockets(p, handles)
+	return err
+}
+
 // findSockets fills in what the namespace's tables tell of a process's sockets.
 func (s *Survey) findSockets(p *procfs.Process, handles []Handle) (*socketTable, error) {
 	if !slices.ContainsFunc(handles, func(h Handle) bool { return h.Kind == KindSocket }) {

@@ -107,19 +107,27 @@ type Inotify struct {
 
 // A Socket is a socket of any family.
 type Socket struct {
-	Family   int      `cbor:"family"`
-	Type     int      `cbor:"type"`
-	Protocol int      `cbor:"protocol"`
-	ID       uint64   `cbor:"id"`            // inode
-	State    string   `cbor:"state"`         // "unconnected", "listening", "established", "closed" …
-	Local    []byte   `cbor:"local"`         // struct sockaddr
-	Peer     []byte   `cbor:"peer"`          //
-	PeerID   uint64   `cbor:"peer_id"`       // inode, of unix sockets
-	Backlog  int      `cbor:"backlog"`       //
-	Options  []Option `cbor:"options"`       //
-	Queue    []Packet `cbor:"queue"`         // received, and not read yet
-	TCP      *TCP     `cbor:"tcp,omitempty"` // of a connection
-	Shutdown int      `cbor:"shutdown"`      // bit 1: no more receiving, bit 2: no more sending
+	Family   int         `cbor:"family"`
+	Type     int         `cbor:"type"`
+	Protocol int         `cbor:"protocol"`
+	ID       uint64      `cbor:"id"`             // inode
+	State    string      `cbor:"state"`          // "unconnected", "listening", "established", "closed" …
+	Local    []byte      `cbor:"local"`          // struct sockaddr
+	Peer     []byte      `cbor:"peer"`           //
+	PeerID   uint64      `cbor:"peer_id"`        // inode, of unix sockets
+	Backlog  int         `cbor:"backlog"`        //
+	Options  []Option    `cbor:"options"`        //
+	Queue    []Packet    `cbor:"queue"`          // received, and not read yet
+	TCP      *TCP        `cbor:"tcp,omitempty"`  // of a connection
+	Path     *SocketPath `cbor:"path,omitempty"` // of a unix socket that is bound to one
+	Shutdown int         `cbor:"shutdown"`       // bit 1: no more receiving, bit 2: no more sending
+}
+
+// A SocketPath is what the file of a unix socket is like; Socket.Local says where.
+type SocketPath struct {
+	Mode uint32 `cbor:"mode"`
+	UID  uint32 `cbor:"uid"`
+	GID  uint32 `cbor:"gid"`
 }
 
 // An Option is one of setsockopt(2).

@@ -144,6 +144,12 @@ var meanings = map[api.Code]meaning{
 	"pid_taken":             {"a process, thread, group or session has an id that the program had", "end what has it, or try again later"},
 	"several_processes":     {"the image holds more than one process", "checkpoint programs of one process"},
 
+	"address_taken":        {"the address of a socket is somebody else's, or not this machine's", "end what has it"},
+	"connection":           {"the socket is a connection of a kind that is not kept", "try again when it is closed, or --inherit"},
+	"in_flight":            {"descriptors or credentials were sent over the socket and not received", "try again"},
+	"network_namespace":    {"the socket is in another network namespace", "run vos in it: nsenter --net"},
+	"not_received":         {"the socket has connections that were not accepted, or datagrams that were not read", "try again"},
+	"socket_filter":        {"the socket has a filter of what it receives", "none is known"},
 	"descriptor_kind":      {"the descriptor leads to something that is not kept", "close it, or leave it to whoever restores: --inherit"},
 	"descriptors_changing": {"the descriptor is opened and closed too often to be looked at", "try again"},
 	"device":               {"the device may have a state that can't be kept", "close it, or --inherit"},

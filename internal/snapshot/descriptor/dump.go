@@ -26,9 +26,10 @@ type dumping struct {
 	*looking
 	store    Store
 	handles  []handle.Handle
-	files    map[place]int  // what descriptors lead to
-	taken    []kernel.Raw   // copies of these
-	memories map[uint64]int // objects, by inode
+	files    map[place]int             // what descriptors lead to
+	taken    []kernel.Raw              // copies of these
+	memories map[uint64]int            // objects, by inode
+	tables   map[uint64]*handle.Socket // unix sockets, by inode
 	kept     Kept
 }
 
@@ -79,6 +80,9 @@ func (d *dumping) judgeAgain(ctx context.Context) (refusals []api.Refusal, err e
 			continue
 		}
 		h.Peers, h.Sharers = known.Peers, known.Sharers
+		if h.Kind == handle.KindSocket {
+			h.Socket = known.Socket
+		}
 		refusals = append(refusals, d.judgeOne(h)...)
 	}
 	if len(fresh) == 0 {

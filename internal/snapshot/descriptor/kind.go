@@ -52,6 +52,7 @@ var kinds = map[handle.Kind]kind{
 	handle.KindTimerfd:   timer{},
 	handle.KindSignalfd:  signalfd{},
 	handle.KindMemfd:     memory{},
+	handle.KindSocket:    socket{},
 }
 
 // statusFlags are those of open(2) that a description keeps, access mode included.

@@ -30,6 +30,7 @@ type looking struct {
 	program   map[int]bool // the process ids
 	inherit   map[int]bool
 	known     map[place]handle.Handle // that were judged
+	networks  map[int]bool            // whether processes are in vos's network namespace
 }
 
 // A place is a descriptor of a process.

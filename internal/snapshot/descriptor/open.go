@@ -14,7 +14,9 @@ type Opened struct {
 	planning
 	files    []kernel.Raw
 	pipes    map[uint64]*pipeEnds
-	scaffold []kernel.Raw // what is only needed until all is given
+	pairs    map[uint64]*pairEnds
+	scaffold []kernel.Raw   // what is only needed until all is given
+	later    []func() error // what is done to files once all are open
 }
 
 // Open opens all of an image's files: after Plan, with the same arguments. The caller
@@ -23,7 +25,7 @@ func Open(im *image.Image, r Restoring) (_ *Opened, err error) {
 	if err := check(im); err != nil {
 		return nil, err
 	}
-	o := &Opened{planning: planning{Restoring: r, image: im}, pipes: map[uint64]*pipeEnds{}}
+	o := &Opened{planning: planning{Restoring: r, image: im}, pipes: map[uint64]*pipeEnds{}, pairs: map[uint64]*pairEnds{}}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, o.Close())
@@ -38,6 +40,11 @@ func Open(im *image.Image, r Restoring) (_ *Opened, err error) {
 			return nil, fmt.Errorf("make open file %d, a %s: %w", i, im.Files[i].Kind, err)
 		}
 		o.files = append(o.files, raw)
+	}
+	for _, f := range o.later {
+		if err := f(); err != nil {
+			return nil, err
+		}
 	}
 	return o, nil
 }

@@ -143,18 +143,22 @@ func (o *Opened) newPipe(p *image.Pipe) (*pipeEnds, error) {
 	return ends, nil
 }
 
-// fill writes content to a pipe without waiting.
+// fill writes content without waiting.
 func fill(to kernel.Raw, content []byte) error {
 	const nonBlock = 0o4000
-	if err := to.SetFlags(nonBlock); err != nil {
+	flags, err := to.Flags()
+	if err != nil {
+		return err
+	}
+	if err := to.SetFlags(flags | nonBlock); err != nil {
 		return err
 	}
 	for rest := content; len(rest) > 0; {
 		n, err := to.Write(rest)
 		if err != nil {
-			return fmt.Errorf("put back %d bytes into a pipe, of which %d are left: %w", len(content), len(rest), err)
+			return fmt.Errorf("put back %d bytes of which %d are left: %w", len(content), len(rest), err)
 		}
 		rest = rest[n:]
 	}
-	return to.SetFlags(0)
+	return to.SetFlags(flags)
 }

@@ -79,6 +79,10 @@ func check(im *image.Image) error {
 			missing = f.TimerFD == nil
 		case handle.KindMemfd:
 			missing = f.Object < 0 || f.Object >= len(im.Objects)
+		case handle.KindSocket:
+			if err := checkSocket(f.Socket); err != nil {
+				return fmt.Errorf("the image's open file %d is a socket: %w", i, err)
+			}
 		case handle.KindEpoll, handle.KindSignalfd:
 		default:
 			return fmt.Errorf("the image's open file %d is of kind %.40q, which this vos can't make", i, f.Kind)

@@ -10,20 +10,25 @@ import (
 
 // Refusals of keeping descriptors.
 const (
-	codeKind    api.Code = "descriptor_kind"
-	codeOutside api.Code = "end_outside"
-	codeShared  api.Code = "shared_outside"
-	codeTables  api.Code = "descriptor_tables"
-	codeLocks   api.Code = "file_locks"
-	codeDeleted api.Code = "file_deleted"
-	codeHidden  api.Code = "file_hidden"
-	codeProc    api.Code = "process_file"
-	codeDevice  api.Code = "device"
-	codePackets api.Code = "pipe_packets"
-	codeSignal  api.Code = "signal_owner"
-	codeStale   api.Code = "stale_registration"
-	codeOneshot api.Code = "oneshot_disarmed"
-	codeMoving  api.Code = "descriptors_changing"
+	codeKind       api.Code = "descriptor_kind"
+	codeOutside    api.Code = "end_outside"
+	codeShared     api.Code = "shared_outside"
+	codeTables     api.Code = "descriptor_tables"
+	codeLocks      api.Code = "file_locks"
+	codeDeleted    api.Code = "file_deleted"
+	codeHidden     api.Code = "file_hidden"
+	codeProc       api.Code = "process_file"
+	codeDevice     api.Code = "device"
+	codePackets    api.Code = "pipe_packets"
+	codeSignal     api.Code = "signal_owner"
+	codeStale      api.Code = "stale_registration"
+	codeOneshot    api.Code = "oneshot_disarmed"
+	codeMoving     api.Code = "descriptors_changing"
+	codeFilter     api.Code = "socket_filter"
+	codeNetwork    api.Code = "network_namespace"
+	codeConnection api.Code = "connection"
+	codeWaiting    api.Code = "not_received"
+	codeInFlight   api.Code = "in_flight"
 )
 
 // Refusals of making them again.
@@ -31,6 +36,7 @@ const (
 	codeMissing   api.Code = "file_missing"
 	codeChanged   api.Code = "file_changed"
 	codeInherited api.Code = "not_inherited"
+	codeAddress   api.Code = "address_taken"
 )
 
 func subject(pid, fd int) string { return fmt.Sprintf("descriptor %d of process %d", fd, pid) }

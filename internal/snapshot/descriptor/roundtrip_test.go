@@ -3,6 +3,7 @@ package descriptor
 import (
 	"fmt"
 	"io"
+	"net/netip"
 	"os"
 	"slices"
 	"testing"
@@ -83,6 +84,7 @@ func roundTrip(t *testing.T, h *held) *held {
 // ignored is what is of one process and of one file without a name.
 var ignored = cmp.Options{
 	cmpopts.IgnoreFields(handle.Handle{}, "PID"),
+	cmpopts.EquateComparable(netip.AddrPort{}),
 	cmp.Transformer("anonymous", func(h handle.Handle) handle.Handle {
 		if h.Path == "" {
 			h.Inode, h.Link = 0, ""

@@ -1,0 +1,179 @@
+package kernel
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// NewSocket makes a socket, socket(2).
+func NewSocket(family, kind, protocol int) (Raw, error) {
+	fd, err := unix.Socket(family, kind|unix.SOCK_CLOEXEC, protocol)
+	if err != nil {
+		return -1, fmt.Errorf("make a socket of family %d, type %d, protocol %d: %w", family, kind, protocol, err)
+	}
+	return Raw(fd), nil
+}
+
+// NewSocketPair makes two unix sockets that are connected.
+func NewSocketPair(kind int) (a, b Raw, err error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, kind|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return -1, -1, fmt.Errorf("make a pair of sockets of type %d: %w", kind, err)
+	}
+	return Raw(fds[0]), Raw(fds[1]), nil
+}
+
+// maxOption is how long the value of a socket option may be.
+const maxOption = 512
+
+// Option returns the value of a socket option, as the kernel has it.
+func (r Raw) Option(level, name int) ([]byte, error) {
+	b := make([]byte, maxOption)
+	size := uint32(len(b))
+	_, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(r), uintptr(level), uintptr(name),
+		uintptr(unsafe.Pointer(&b[0])), uintptr(unsafe.Pointer(&size)), 0)
+	if errno != 0 {
+		return nil, fmt.Errorf("socket option %d of level %d: %w", name, level, errno)
+	}
+	return b[:min(int(size), len(b))], nil
+}
+
+// SetOption sets the value of a socket option.
+func (r Raw) SetOption(level, name int, value []byte) error {
+	if len(value) == 0 {
+		value = []byte{0}
+	}
+	_, _, errno := unix.Syscall6(unix.SYS_SETSOCKOPT, uintptr(r), uintptr(level), uintptr(name),
+		uintptr(unsafe.Pointer(&value[0])), uintptr(len(value)), 0)
+	if errno != 0 {
+		return fmt.Errorf("set socket option %d of level %d: %w", name, level, errno)
+	}
+	return nil
+}
+
+// LocalName returns the struct sockaddr of a socket, getsockname(2).
+func (r Raw) LocalName() ([]byte, error) { return r.socketName(unix.SYS_GETSOCKNAME) }
+
+// PeerName returns that of what it is connected to, getpeername(2); of what is not
+// connected the error is ENOTCONN.
+func (r Raw) PeerName() ([]byte, error) { return r.socketName(unix.SYS_GETPEERNAME) }
+
+func (r Raw) socketName(call uintptr) ([]byte, error) {
+	b := make([]byte, 128)
+	size := uint32(len(b))
+	_, _, errno := unix.RawSyscall(call, uintptr(r), uintptr(unsafe.Pointer(&b[0])), uintptr(unsafe.Pointer(&size)))
+	if errno != 0 {
+		return nil, fmt.Errorf("name of the socket behind descriptor %d: %w", r, errno)
+	}
+	return b[:min(int(size), len(b))], nil
+}
+
+// Bind binds a socket to a struct sockaddr.
+func (r Raw) Bind(name []byte) error {
+	if err := r.withName(unix.SYS_BIND, name); err != nil {
+		return fmt.Errorf("bind a socket: %w", err)
+	}
+	return nil
+}
+
+// Connect connects a socket to a struct sockaddr, without taking up what a signal has
+// interrupted: for sockets of which that takes no time.
+func (r Raw) Connect(name []byte) error {
+	if err := r.withName(unix.SYS_CONNECT, name); err != nil {
+		return fmt.Errorf("connect a socket: %w", err)
+	}
+	return nil
+}
+
+func (r Raw) withName(call uintptr, name []byte) error {
+	if len(name) == 0 {
+		return unix.EINVAL
+	}
+	_, _, errno := unix.Syscall(call, uintptr(r), uintptr(unsafe.Pointer(&name[0])), uintptr(len(name)))
+	if errno != 0 {
+		return errno
+	}
+	return nil
+}
+
+// Listen lets a socket take connections, listen(2).
+func (r Raw) Listen(backlog int) error {
+	if err := unix.Listen(int(r), backlog); err != nil {
+		return fmt.Errorf("let a socket listen: %w", err)
+	}
+	return nil
+}
+
+// Shutdown ends receiving (0), sending (1) or both (2), shutdown(2).
+func (r Raw) Shutdown(how int) error {
+	if err := unix.Shutdown(int(r), how); err != nil {
+		return fmt.Errorf("shut down a socket: %w", err)
+	}
+	return nil
+}
+
+// Peek reads up to most bytes that a socket has received, which stay there, without
+// waiting. Ancillary tells that something came with them: descriptors, which are
+// closed again, or credentials.
+func (r Raw) Peek(most int) (data []byte, ancillary bool, err error) {
+	data, control := make([]byte, most), make([]byte, 4096)
+	n, length, flags, _, err := unix.Recvmsg(int(r), data, control, unix.MSG_PEEK|unix.MSG_DONTWAIT|unix.MSG_CMSG_CLOEXEC)
+	if err != nil {
+		return nil, false, fmt.Errorf("look at what a socket has received: %w", err)
+	}
+	messages, err := unix.ParseSocketControlMessage(control[:length])
+	if err != nil {
+		return nil, false, err
+	}
+	for _, m := range messages {
+		if rights, err := unix.ParseUnixRights(&m); err == nil {
+			for _, fd := range rights {
+				err = errors.Join(err, unix.Close(fd))
+			}
+		}
+	}
+	return data[:n], length > 0 || flags&unix.MSG_CTRUNC != 0, nil
+}
+
+// RemoveSocket removes the file of a unix socket; what is none stays, with ENOTSOCK.
+func RemoveSocket(path string) error {
+	var st unix.Stat_t
+	err := unix.Lstat(path, &st)
+	if err == nil && st.Mode&unix.S_IFMT != unix.S_IFSOCK {
+		err = unix.ENOTSOCK
+	}
+	if err == nil {
+		err = unix.Unlink(path)
+	}
+	if err != nil {
+		return fmt.Errorf("remove socket %s: %w", path, err)
+	}
+	return nil
+}
+
+// SetOwnership sets who owns a file, links not followed, and its permissions.
+func SetOwnership(path string, uid, gid, permissions uint32) error {
+	err := unix.Lchown(path, int(uid), int(gid))
+	if err == nil {
+		err = unix.Chmod(path, permissions)
+	}
+	if err != nil {
+		return fmt.Errorf("set owner of %s: %w", path, err)
+	}
+	return nil
+}
+
+// UnixAddress returns the struct sockaddr of a path, or of an abstract name, which
+// begins with a NUL.
+func UnixAddress(name string) []byte {
+	b := []byte{unix.AF_UNIX, 0}
+	b = append(b, name...)
+	if !strings.HasPrefix(name, "\x00") {
+		b = append(b, 0)
+	}
+	return b
+}

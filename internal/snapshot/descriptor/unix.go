@@ -1,0 +1,320 @@
+package descriptor
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"syscall"
+
+	"github.com/virtualizing-os/vos/internal/api"
+	"github.com/virtualizing-os/vos/internal/handle"
+	"github.com/virtualizing-os/vos/internal/image"
+	"github.com/virtualizing-os/vos/internal/kernel"
+)
+
+// A unixSocket is one end of a pair whose ends are both the program's, without names;
+// one that listens; one of datagrams that is bound, or is connected to a name; or one
+// that is none of these. The bytes in a stream are kept; datagrams that wait, and
+// descriptors in flight, are refused.
+//
+// A path is bound anew: what is left of the socket there is removed if nobody has it,
+// and the new one gets its owner and permissions.
+type unixSocket struct{}
+
+func (unixSocket) look(l *looking, h *handle.Handle) (refusals []api.Refusal) {
+	s := h.Socket
+	if !s.Found {
+		return nil
+	}
+	if here, err := l.network(h.PID); err != nil || !here {
+		return []api.Refusal{refusal(codeNetwork, h, leadsTo(h)+", in another network namespace", "run vos in it: nsenter --net")}
+	}
+	outside := l.outside(h.Peers)
+	switch {
+	case s.State == "listen":
+	case s.Type == "dgram" && s.Peer != 0 && (len(outside) > 0 || len(h.Peers) == 0):
+		// It is connected by a name, which dump asks for.
+	case len(outside) > 0:
+		return []api.Refusal{refusal(codeOutside, h, leadsTo(h)+", whose other end has "+holdersText(outside), inheritRemedy(h.FD))}
+	case s.Peer != 0 && len(h.Peers) == 0:
+		return []api.Refusal{refusal(codeOutside, h, leadsTo(h)+", whose other end is in nobody's hands: it waits to be accepted, or is in flight", "try again")}
+	case s.Type != "dgram" && s.State == stateConnected && s.Name != "":
+		return []api.Refusal{refusal(codeConnection, h, leadsTo(h)+", a connection by name within the program, which is not kept", "try again when it is closed")}
+	}
+	if s.Name != "" && !s.Abstract {
+		if detail := l.socketPath(s.Name); detail != "" {
+			refusals = append(refusals, refusal(codeHidden, h, leadsTo(h)+", "+detail, "bind it to an absolute path that stays"))
+		}
+	}
+	return refusals
+}
+
+// socketPath tells why the path of a bound socket can't be bound again, or "".
+func (l *looking) socketPath(name string) string {
+	if !path.IsAbs(name) {
+		return "by a path that is not absolute"
+	}
+	for _, p := range l.processes {
+		if root, err := os.Readlink(fmt.Sprintf("/proc/%d/root", p.PID())); err != nil || root != "/" {
+			return "by a path in another root directory"
+		}
+	}
+	if info, err := os.Lstat(name); err != nil || info.Mode()&fs.ModeSocket == 0 {
+		return "but the path leads to something else"
+	}
+	return ""
+}
+
+func (unixSocket) dump(d *dumping, h *handle.Handle, raw kernel.Raw, s *image.Socket) error {
+	now, err := d.sockets(h)
+	if err != nil {
+		return err
+	}
+	if s.State == stateListening {
+		s.Backlog = int(now.Send)
+		if now.Receive > 0 {
+			return refusal(codeWaiting, h, fmt.Sprintf("%s, which has %d connections that were not accepted", leadsTo(h), now.Receive), "try again")
+		}
+		return d.keepPath(h, s)
+	}
+	s.PeerID, s.Shutdown = now.Peer, now.Shutdown
+	switch {
+	case s.State != stateConnected:
+	case byName(s):
+		s.PeerID = 0
+	case s.PeerID != 0 && !d.ownSocket(s.PeerID):
+		return refusal(codeOutside, h, leadsTo(h)+", whose other end is not the program's", inheritRemedy(h.FD))
+	}
+	if err := d.keepPath(h, s); err != nil {
+		return err
+	}
+	return keepQueue(h, raw, s)
+}
+
+// byName reports whether a socket is of datagrams that go to a name: it is connected to
+// that again, whoever has it.
+func byName(s *image.Socket) bool {
+	return s.State == stateConnected && s.Type == socketDgram && len(s.Peer) > 2
+}
+
+// keepPath keeps what the file of a bound socket is like.
+func (d *dumping) keepPath(h *handle.Handle, s *image.Socket) error {
+	name := unixName(s.Local)
+	if name == "" || name[0] == 0 {
+		return nil
+	}
+	if detail := d.socketPath(name); detail != "" {
+		return refusal(codeHidden, h, leadsTo(h)+", "+detail, "bind it to an absolute path that stays")
+	}
+	info, err := os.Lstat(name)
+	if err != nil {
+		return err
+	}
+	stat := info.Sys().(*syscall.Stat_t)
+	s.Path = &image.SocketPath{Mode: stat.Mode & 0o7777, UID: stat.Uid, GID: stat.Gid}
+	return nil
+}
+
+// keepQueue keeps the bytes that a stream has received.
+func keepQueue(h *handle.Handle, raw kernel.Raw, s *image.Socket) error {
+	if s.Type != socketStream {
+		if s.Shutdown&1 != 0 {
+			return nil
+		}
+		if ready, err := raw.Ready(1); err != nil || !ready {
+			return err
+		}
+		return refusal(codeWaiting, h, leadsTo(h)+", which has datagrams that were not read", "try again")
+	}
+	if s.State != stateConnected {
+		return nil
+	}
+	waiting, err := raw.Waiting()
+	if err != nil || waiting == 0 {
+		return err
+	}
+	data, ancillary, err := raw.Peek(waiting)
+	if err != nil {
+		return err
+	}
+	if ancillary || len(data) != waiting {
+		return refusal(codeInFlight, h, leadsTo(h)+", which has received descriptors or credentials that were not read", "try again")
+	}
+	s.Queue = []image.Packet{{Data: data}}
+	return nil
+}
+
+func (unixSocket) plan(p *planning, i int, s *image.Socket) []api.Refusal {
+	name := unixName(s.Local)
+	if name == "" {
+		return nil
+	}
+	what := name
+	if name[0] == 0 {
+		what = "@" + name[1:]
+	}
+	taken, err := taken(s)
+	if err == nil && s.Path != nil {
+		var info fs.FileInfo
+		if info, err = os.Stat(path.Dir(name)); err == nil && !info.IsDir() {
+			err = syscall.ENOTDIR
+		}
+	}
+	switch {
+	case err != nil:
+		return []api.Refusal{p.refusal(codeAddress, i, fmt.Sprintf("a socket at %s can't be made: %v", what, err), "make room for it")}
+	case taken:
+		return []api.Refusal{p.refusal(codeAddress, i, "somebody else has the socket "+what, "end what has it")}
+	}
+	return nil
+}
+
+// taken reports whether somebody has the name of a socket. Of a path it is asked by
+// connecting a socket of another type, which nobody notices; of an abstract name, of
+// which each type has its own, by binding to it.
+func taken(s *image.Socket) (bool, error) {
+	name := unixName(s.Local)
+	if name[0] == 0 {
+		raw, err := kernel.NewSocket(kernel.FamilyUnix, s.Type, 0)
+		if err != nil {
+			return false, err
+		}
+		err = raw.Bind(s.Local)
+		if errors.Is(err, syscall.EADDRINUSE) {
+			return true, raw.Close()
+		}
+		return false, errors.Join(err, raw.Close())
+	}
+	other := socketPacket
+	if s.Type == other {
+		other = socketStream
+	}
+	raw, err := kernel.NewSocket(kernel.FamilyUnix, other, 0)
+	if err != nil {
+		return false, err
+	}
+	defer raw.Close()
+	err = raw.Connect(s.Local)
+	switch {
+	case errors.Is(err, syscall.ECONNREFUSED):
+		// It is the file of a socket that nobody has, or no socket's.
+		info, err := os.Lstat(name)
+		return err == nil && info.Mode()&fs.ModeSocket == 0, err
+	case errors.Is(err, syscall.ENOENT):
+		return false, nil
+	}
+	return true, nil
+}
+
+// A pairEnds is the two ends of a pair that is made again.
+type pairEnds struct {
+	ends [2]kernel.Raw
+	id   uint64 // whose the first is
+}
+
+func (unixSocket) open(o *Opened, i int, s *image.Socket) (kernel.Raw, error) {
+	if s.State == stateConnected && !byName(s) {
+		return o.openPair(s)
+	}
+	raw, err := newSocket(s)
+	if err != nil {
+		return -1, err
+	}
+	if err := bindUnix(raw, s); err != nil {
+		_ = raw.Close()
+		return -1, err
+	}
+	if byName(s) { // which may be that of one that is made later
+		o.later = append(o.later, func() error { return raw.Connect(s.Peer) })
+	}
+	return raw, nil
+}
+
+func bindUnix(raw kernel.Raw, s *image.Socket) error {
+	if name := unixName(s.Local); name != "" {
+		if name[0] != 0 {
+			if err := kernel.RemoveSocket(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return err
+			}
+		}
+		if err := raw.Bind(s.Local); err != nil {
+			return err
+		}
+		if name[0] != 0 && s.Path != nil {
+			if err := kernel.SetOwnership(name, s.Path.UID, s.Path.GID, s.Path.Mode); err != nil {
+				return err
+			}
+		}
+	}
+	if s.State == stateListening {
+		return raw.Listen(s.Backlog)
+	}
+	return nil
+}
+
+// openPair makes both ends of a pair when the first of them is opened.
+func (o *Opened) openPair(s *image.Socket) (kernel.Raw, error) {
+	pair := o.pairs[s.PeerID]
+	at := 1
+	if pair == nil || s.PeerID == 0 || pair.id != s.PeerID {
+		var err error
+		pair, at = &pairEnds{id: s.ID}, 0
+		if pair.ends[0], pair.ends[1], err = kernel.NewSocketPair(s.Type); err != nil {
+			return -1, err
+		}
+		// The other end is closed with o where nothing of the image leads to it.
+		o.scaffold = append(o.scaffold, pair.ends[0], pair.ends[1])
+		o.pairs[s.ID] = pair
+	}
+	raw, other := pair.ends[at], pair.ends[1-at]
+	if err := setOptions(raw, s); err != nil {
+		return -1, err
+	}
+	for _, packet := range s.Queue {
+		if err := o.send(other, packet.Data); err != nil {
+			return -1, err
+		}
+	}
+	if s.Shutdown != 0 {
+		o.later = append(o.later, func() error { return raw.Shutdown(shutdownHow(s.Shutdown)) })
+	}
+	return raw.Copy()
+}
+
+// shutdownHow turns the bits of image.Socket into what shutdown(2) takes.
+func shutdownHow(bits int) int { return map[int]int{1: 0, 2: 1, 3: 2}[bits&3] }
+
+// send sends what fits the other end's queue, with as large a buffer as that takes.
+func (o *Opened) send(from kernel.Raw, data []byte) error {
+	size, err := from.Option(levelSocket, soSendBuffer)
+	if err != nil {
+		return err
+	}
+	room := binary.NativeEndian.AppendUint32(nil, uint32(min(len(data), 1<<28)*2+1<<16))
+	if err := from.SetOption(levelSocket, soSendForce, room); err != nil {
+		return err
+	}
+	if err := fill(from, data); err != nil {
+		return err
+	}
+	return setOption(from, image.Option{Level: levelSocket, Name: soSendBuffer, Value: size})
+}
+
+// unixName returns the path, or the abstract name, which begins with a NUL; "" is none.
+func unixName(name []byte) string {
+	if len(name) <= 2 {
+		return ""
+	}
+	name = name[2:]
+	if name[0] != 0 {
+		for i, c := range name {
+			if c == 0 {
+				return string(name[:i])
+			}
+		}
+	}
+	return string(name)
+}
