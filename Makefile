@@ -7,7 +7,7 @@ VERSION  := $(shell git describe --tags --always --dirty 2>/dev/null || echo unk
 LDFLAGS  := -s -w -X github.com/virtualizing-os/vos/internal/cli.version=$(VERSION)
 # Packages whose tests trace processes, start servers or measure: without the
 # race detector, as root, one at a time.
-LIVE     := ./internal/kernel ./internal/tracee ./internal/handle ./internal/snapshot/... ./internal/module ./internal/vex ./internal/testbed \
+LIVE     := ./internal/kernel ./internal/tracee ./internal/handle ./internal/module ./internal/vex ./internal/testbed \
             ./internal/snapshot/... ./internal/live ./internal/bench/... ./internal/demo/...
 PURE      = $(filter-out $(shell $(GO) list $(LIVE)),$(shell $(GO) list ./...))
 
