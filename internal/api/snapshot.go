@@ -37,6 +37,7 @@ type CheckpointRequest struct {
 	Compression  string   // "none" or "zstd"
 	Parent       string   // directory of the image before, whose pages are not written again
 	Recipients   []string // age recipients to encrypt to
+	Identities   []string // files of age identities, to read an encrypted parent
 	DryRun       bool
 	Progress     func(SnapshotProgress) `json:"-"`
 }

@@ -67,6 +67,7 @@ their owner alone (0600), and --recipient encrypts them to keys of age(1).
 	cmd.Flags().StringVar(&r.Compression, "compress", "none", "of memory: `none` or zstd")
 	cmd.Flags().StringVar(&r.Parent, "parent", "", "`DIR` of an image before: what did not change since is not written again")
 	cmd.Flags().StringArrayVar(&r.Recipients, "recipient", nil, "an age `KEY` to encrypt to; may be given several times")
+	cmd.Flags().StringArrayVar(&r.Identities, "identity", nil, "`FILE` with an age identity, to read an encrypted parent")
 	cmd.Flags().BoolVar(&r.DryRun, "dry-run", false, "tell what would be written, and write nothing")
 	return cmd
 }

@@ -24,9 +24,8 @@ const maxGenerations = 64
 type ReadOptions struct {
 	Identities []string // files of age identities
 
-	indexOnly bool // pages are not going to be read
-	depth     int
-	chain     map[string]bool // IDs of the images that lead here
+	depth int
+	chain map[string]bool // IDs of the images that lead here
 }
 
 // A Reader is an image whose index was checked, with its parents. ReadPages may be
@@ -80,9 +79,6 @@ func Open(dir string, options ReadOptions) (_ *Reader, err error) {
 	}
 	if err := r.index.validate(r.parent); err != nil {
 		return nil, fmt.Errorf("read image %s: %w: %w", dir, ErrNoImage, err)
-	}
-	if options.indexOnly {
-		return r, nil
 	}
 	if err := r.openPages(identities); err != nil {
 		return nil, fmt.Errorf("read image %s: %w", dir, err)

@@ -45,6 +45,7 @@ type WriteOptions struct {
 	Compression string   // None, or "" for it, or Zstd
 	Parent      string   // directory of the image whose pages this one refers to; "" is none
 	Recipients  []string // age recipients to encrypt to
+	Identities  []string // files of age identities, to read an encrypted parent
 }
 
 // A Writer makes an image. Append may be called by several goroutines at a time;
@@ -97,7 +98,7 @@ func Create(dir string, options WriteOptions) (_ *Writer, err error) {
 		}
 	}()
 	if options.Parent != "" {
-		if w.parent, err = Open(options.Parent, ReadOptions{indexOnly: true}); err != nil {
+		if w.parent, err = Open(options.Parent, ReadOptions{Identities: options.Identities}); err != nil {
 			return nil, fmt.Errorf("open parent image: %w", err)
 		}
 	}

@@ -68,7 +68,7 @@ func (Machine) Checkpoint(ctx context.Context, r api.CheckpointRequest, emit fun
 }
 
 func checkpoint(ctx context.Context, plan *dump.Plan, r api.CheckpointRequest, s *api.Snapshot) error {
-	w, err := image.Create(r.Directory, image.WriteOptions{Compression: r.Compression, Parent: r.Parent, Recipients: r.Recipients})
+	w, err := image.Create(r.Directory, image.WriteOptions{Compression: r.Compression, Parent: r.Parent, Recipients: r.Recipients, Identities: r.Identities})
 	if err != nil {
 		return err
 	}

@@ -48,7 +48,7 @@ func (p *Plan) Commit(ctx context.Context, w *image.Writer) (result Result, err 
 		return result, err
 	}
 	defer pagemap.Close()
-	c := &commit{Plan: p, writer: w, pagemap: pagemap, guards: guardsKnown(pagemap)}
+	c := &commit{Plan: p, writer: w, before: earlierOf(w.Parent(), p.Process.PID()), pagemap: pagemap, guards: guardsKnown(pagemap)}
 	if c.machine, err = machine(); err != nil {
 		return result, err
 	}
@@ -83,6 +83,7 @@ func (p *Plan) Commit(ctx context.Context, w *image.Writer) (result Result, err 
 type commit struct {
 	*Plan
 	writer  *image.Writer
+	before  *earlier
 	pagemap *os.File
 	guards  bool
 	machine image.Machine
@@ -133,7 +134,7 @@ func (c *commit) held(ctx context.Context, s *tracee.Session) error {
 			c.options.Progress(done, total)
 		}
 	}
-	if err := c.memory.dump(c.Process, s.Memory(), c.writer, progress); err != nil {
+	if err := c.memory.dump(c.Process, s.Memory(), c.writer, c.before, progress); err != nil {
 		return err
 	}
 	if img.Objects, err = c.memory.dumpObjects(c.Process, c.writer); err != nil {

@@ -85,7 +85,12 @@ func look(t *testing.T, k *kept, o Options) *Plan {
 
 func commitTo(t *testing.T, plan *Plan, dir string) (Result, error) {
 	t.Helper()
-	w, err := image.Create(dir, image.WriteOptions{})
+	return commitBeside(t, plan, dir, "")
+}
+
+func commitBeside(t *testing.T, plan *Plan, dir, parent string) (Result, error) {
+	t.Helper()
+	w, err := image.Create(dir, image.WriteOptions{Parent: parent})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -226,6 +231,47 @@ func compare(t *testing.T, k *kept, r *image.Reader, maps []procfs.Mapping) {
 				t.Errorf("shared memory %+v, %+v", m, o)
 			}
 		}
+	}
+}
+
+// TestParents writes images one after the other: each holds what has changed, and all
+// of the memory is to be had from it.
+func TestParents(t *testing.T) {
+	k := start(t)
+	folder := t.TempDir()
+	parent := ""
+	for n, name := range []string{"a", "b", "c"} {
+		dir := filepath.Join(folder, name)
+		if _, err := commitBeside(t, look(t, k, Options{LeaveRunning: true}), dir, parent); err != nil {
+			t.Fatal(err)
+		}
+		r, err := image.Open(dir, image.ReadOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		p := &r.Image().Processes[0]
+		written, kept := uint64(0), uint64(0)
+		for i := range p.Mappings {
+			for _, run := range p.Mappings[i].Pages {
+				kept += run.Count
+				if run.Place.Up == 0 {
+					written += run.Count
+				}
+			}
+		}
+		t.Logf("%s: %d of %d pages are its own", name, written, kept)
+		if n == 0 && written != kept || n > 0 && (written == 0 || written > kept/2) {
+			t.Errorf("%s: %d of %d pages are its own", name, written, kept)
+		}
+		if b := page(t, r, p, k.Holes+3<<12); b[0] != 'a' {
+			t.Errorf("%s: the page is not what it was", name)
+		}
+		if n > 0 && r.Image().Parent == "" {
+			t.Error("it has no parent")
+		}
+		r.Close()
+		parent = dir
+		goesOn(t, k)
 	}
 }
 

@@ -1,6 +1,7 @@
 package dump
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"sync"
@@ -28,8 +29,8 @@ type piece struct {
 type job struct {
 	pieces []piece
 	pages  uint64
-	force  bool // not readable by the program: read as a debugger does
-	place  image.Place
+	force  bool          // not readable by the program: read as a debugger does
+	runs   [][]image.Run // of each piece: where its pages are, those of zeroes left out
 }
 
 // jobs cuts the pages that are to be kept into parts.
@@ -58,8 +59,9 @@ func (m *memory) jobs() []job {
 
 // dump copies the pages that scan has found to an image, and notes where they are. The
 // process is held still.
-func (m *memory) dump(p *procfs.Process, memory *procfs.Memory, w *image.Writer, progress func(done uint64)) error {
+func (m *memory) dump(p *procfs.Process, memory *procfs.Memory, w *image.Writer, before *earlier, progress func(done uint64)) error {
 	all := m.jobs()
+	c := &copier{pid: p.PID(), memory: memory, writer: w, before: before, mappings: m.mappings}
 	var (
 		mu   sync.Mutex
 		next int
@@ -81,7 +83,7 @@ func (m *memory) dump(p *procfs.Process, memory *procfs.Memory, w *image.Writer,
 			buffer := buffers.Get().(*[chunk]byte)
 			defer buffers.Put(buffer)
 			for j := take(); j != nil; j = take() {
-				err := j.copy(p.PID(), memory, w, buffer[:j.pages*image.PageSize])
+				err := c.copy(j, buffer[:j.pages*image.PageSize])
 				mu.Lock()
 				if err != nil {
 					errs = append(errs, err)
@@ -100,11 +102,11 @@ func (m *memory) dump(p *procfs.Process, memory *procfs.Memory, w *image.Writer,
 		m.mappings[i].Pages = m.mappings[i].Pages[:0]
 	}
 	for i := range all {
-		place := all[i].place
-		for _, piece := range all[i].pieces {
+		for n, piece := range all[i].pieces {
 			to := &m.mappings[piece.mapping]
-			to.Pages = appendRun(to.Pages, image.Run{Start: piece.start, Count: piece.count, Place: place})
-			place.Offset += piece.count * image.PageSize
+			for _, r := range all[i].runs[n] {
+				to.Pages = appendRun(to.Pages, r)
+			}
 		}
 	}
 	return nil
@@ -125,25 +127,87 @@ func appendRun(runs []image.Run, r image.Run) []image.Run {
 	return append(runs, r)
 }
 
-func (j *job) copy(pid int, memory *procfs.Memory, w *image.Writer, b []byte) (err error) {
+// A copier copies pages to an image, but for those that need not be there.
+type copier struct {
+	pid      int
+	memory   *procfs.Memory
+	writer   *image.Writer
+	before   *earlier // nil without a parent image
+	mappings []image.Mapping
+}
+
+func (c *copier) read(j *job, b []byte) error {
 	if j.force {
 		at := 0
 		for _, piece := range j.pieces {
 			size := int(piece.count * image.PageSize)
-			if _, err := memory.ReadAt(b[at:at+size], int64(piece.start)); err != nil {
+			if _, err := c.memory.ReadAt(b[at:at+size], int64(piece.start)); err != nil {
 				return err
 			}
 			at += size
 		}
-	} else {
-		ranges := make([]kernel.RemoteRange, len(j.pieces))
-		for i, piece := range j.pieces {
-			ranges[i] = kernel.RemoteRange{Address: piece.start, Length: piece.count * image.PageSize}
-		}
-		if err := kernel.ReadMemory(pid, b, ranges); err != nil {
-			return fmt.Errorf("keep memory: %w", err)
+		return nil
+	}
+	ranges := make([]kernel.RemoteRange, len(j.pieces))
+	for i, piece := range j.pieces {
+		ranges[i] = kernel.RemoteRange{Address: piece.start, Length: piece.count * image.PageSize}
+	}
+	if err := kernel.ReadMemory(c.pid, b, ranges); err != nil {
+		return fmt.Errorf("keep memory: %w", err)
+	}
+	return nil
+}
+
+// copy reads the pages of a job to b, and writes those that are neither zeroes of
+// anonymous memory nor in a parent of the image.
+func (c *copier) copy(j *job, b []byte) error {
+	if err := c.read(j, b); err != nil {
+		return err
+	}
+	j.runs = make([][]image.Run, len(j.pieces))
+	at, end := 0, 0 // in b: the page looked at, and the end of those that are to be written
+	for n, piece := range j.pieces {
+		zeroed := c.mappings[piece.mapping].Kind == image.Anonymous
+		for i := range piece.count {
+			page, address := b[at:at+image.PageSize], piece.start+i*image.PageSize
+			at += image.PageSize
+			if zeroed && bytes.Equal(page, zeroes[:image.PageSize]) {
+				continue
+			}
+			r := image.Run{Start: address, Count: 1}
+			same, place, err := c.before.has(address, page)
+			switch {
+			case err != nil:
+				return err
+			case same:
+				r.Place = place
+			default:
+				// Its place in the image is known when all are written.
+				r.Place = image.Place{Up: unwritten, Offset: uint64(end)}
+				if end != at-image.PageSize {
+					copy(b[end:], page)
+				}
+				end += image.PageSize
+			}
+			j.runs[n] = appendRun(j.runs[n], r)
 		}
 	}
-	j.place, err = w.Append(b)
-	return err
+	if end == 0 {
+		return nil
+	}
+	place, err := c.writer.Append(b[:end])
+	if err != nil {
+		return err
+	}
+	for _, runs := range j.runs {
+		for i := range runs {
+			if r := &runs[i]; r.Place.Up == unwritten {
+				r.Place = image.Place{Offset: place.Offset + r.Place.Offset}
+			}
+		}
+	}
+	return nil
 }
+
+// unwritten marks a place as one in what is about to be written.
+const unwritten = -1
