@@ -62,6 +62,8 @@ type Regular struct {
 	Deleted bool   `cbor:"deleted,omitempty"`
 	Content []Run  `cbor:"content,omitempty"` // of a deleted one, by offset
 	Device  uint64 `cbor:"rdev,omitempty"`    // of a device node
+	UID     uint32 `cbor:"uid,omitempty"`     // of a deleted one
+	GID     uint32 `cbor:"gid,omitempty"`
 }
 
 // A Pipe is one end, or both, of a pipe or FIFO.

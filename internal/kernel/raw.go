@@ -220,3 +220,30 @@ func (r Raw) FileSystem() (uint32, error) {
 	}
 	return uint32(st.Type), nil
 }
+
+// OpenUnnamed makes a file without a name in a folder, O_TMPFILE, for reading and
+// writing; it is looked up as by OpenRaw.
+func (d *Directory) OpenUnnamed(folder string, permissions uint32) (Raw, error) {
+	how := unix.OpenHow{
+		Flags:   unix.O_TMPFILE | unix.O_RDWR | unix.O_EXCL | unix.O_CLOEXEC,
+		Mode:    uint64(permissions & 0o7777),
+		Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
+	}
+	fd, err := retry(func() (int, error) { return unix.Openat2(d.fd, folder, &how) })
+	if err != nil {
+		return -1, fmt.Errorf("make a file without a name in %s: %w", folder, err)
+	}
+	return Raw(fd), nil
+}
+
+// SetOwnership sets who owns a file, and its permissions.
+func (r Raw) SetOwnership(uid, gid, permissions uint32) error {
+	err := unix.Fchown(int(r), int(uid), int(gid))
+	if err == nil {
+		err = unix.Fchmod(int(r), permissions)
+	}
+	if err != nil {
+		return fmt.Errorf("set owner of what descriptor %d leads to: %w", r, err)
+	}
+	return nil
+}

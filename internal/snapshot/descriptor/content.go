@@ -55,3 +55,32 @@ func keepContent(raw kernel.Raw, size int64, store Store) (runs []image.Run, err
 	}
 	return runs, nil
 }
+
+// putContent writes what keepContent has kept; size is the file's.
+func (o *Opened) putContent(to kernel.Raw, size int64, runs []image.Run) error {
+	if err := to.Truncate(size); err != nil {
+		return err
+	}
+	buffer := make([]byte, pieceBytes)
+	for _, run := range runs {
+		place := run.Place
+		at, left := int64(run.Start), int64(run.Count)*image.PageSize
+		for left > 0 {
+			b := buffer[:min(left, pieceBytes)]
+			if err := o.ReadPages(place, b); err != nil {
+				return err
+			}
+			within := b[:max(0, min(int64(len(b)), size-at))]
+			for done := 0; done < len(within); {
+				n, err := to.WriteAt(within[done:], at+int64(done))
+				if err != nil {
+					return err
+				}
+				done += n
+			}
+			at, left = at+int64(len(b)), left-int64(len(b))
+			place.Offset += uint64(len(b))
+		}
+	}
+	return nil
+}

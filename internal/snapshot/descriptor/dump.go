@@ -30,6 +30,8 @@ type dumping struct {
 	taken    []kernel.Raw              // copies of these
 	memories map[uint64]int            // objects, by inode
 	tables   map[uint64]*handle.Socket // unix sockets, by inode
+	deleted  map[fileID]bool           // whose content is written down
+	locks    map[processLock]bool      // whether they are written down
 	kept     Kept
 }
 
@@ -37,7 +39,8 @@ type dumping struct {
 // What speaks against it is an error that wraps api.Refusals: of what has changed since
 // Look, and of what only shows now.
 func (f *Found) Dump(ctx context.Context, store Store) (_ *Kept, err error) {
-	d := &dumping{looking: &f.looking, store: store, files: map[place]int{}, memories: map[uint64]int{}, kept: Kept{Descriptors: map[int][]image.Descriptor{}}}
+	d := &dumping{looking: &f.looking, store: store, files: map[place]int{}, memories: map[uint64]int{}, deleted: map[fileID]bool{}, locks: map[processLock]bool{},
+		kept: Kept{Descriptors: map[int][]image.Descriptor{}}}
 	var refusals []api.Refusal
 	if d.handles, refusals, err = d.list(); err != nil {
 		return nil, err
@@ -66,7 +69,7 @@ func (f *Found) Dump(ctx context.Context, store Store) (_ *Kept, err error) {
 			return nil, err
 		}
 	}
-	return &d.kept, nil
+	return &d.kept, d.lostLocks()
 }
 
 // judgeAgain judges what was not there at Look, and asks the kinds about the rest.
@@ -139,7 +142,7 @@ func (d *dumping) dump(g group, raw kernel.Raw, f *image.File) error {
 			return nil
 		}
 	}
-	err := checkOwner(h, raw)
+	err := d.keepOwner(h, raw, f)
 	if err == nil {
 		err = kinds[h.Kind].dump(d, h, raw, f)
 	}
@@ -151,23 +154,6 @@ func (d *dumping) dump(g group, raw kernel.Raw, f *image.File) error {
 	}
 	return nil
 }
-
-// checkOwner refuses what tells of its readiness by signals.
-func checkOwner(h *handle.Handle, raw kernel.Raw) error {
-	if h.Flags&handle.FlagPath != 0 {
-		return nil
-	}
-	owner, err := raw.Owner()
-	if err != nil {
-		return err
-	}
-	if owner.ID != 0 || owner.Signal != 0 || h.Flags&flagAsync != 0 {
-		return refusal(codeSignal, h, fmt.Sprintf("%s, and it tells process or thread %d by a signal when it is ready", leadsTo(h), owner.ID), "none is known")
-	}
-	return nil
-}
-
-const flagAsync handle.Flags = 0o20000
 
 func joined(refusals []api.Refusal) error {
 	errs := make([]error, len(refusals))

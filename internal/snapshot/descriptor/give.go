@@ -123,12 +123,19 @@ func (o *Opened) pulls(p remote.Process, source int, numbers []int, descriptors 
 func (o *Opened) wire(p remote.Process, process *image.Process) error {
 	done := map[int]bool{}
 	for _, d := range process.Descriptors {
-		k, ok := kinds[handle.Kind(o.image.Files[d.File].Kind)].(wired)
-		if !ok || done[d.File] {
+		if done[d.File] {
 			continue
 		}
 		done[d.File] = true
-		if err := k.wire(o, p, d.File, d.Number, process); err != nil {
+		f := &o.image.Files[d.File]
+		var err error
+		if k, ok := kinds[handle.Kind(f.Kind)].(wired); ok {
+			err = k.wire(o, p, d.File, d.Number, process)
+		}
+		if err == nil {
+			err = own(f, p, d.Number)
+		}
+		if err != nil {
 			return fmt.Errorf("restore %s: %w", subject(process.PID, d.Number), err)
 		}
 	}

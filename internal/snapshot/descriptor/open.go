@@ -15,6 +15,7 @@ type Opened struct {
 	files    []kernel.Raw
 	pipes    map[uint64]*pipeEnds
 	pairs    map[uint64]*pairEnds
+	deleted  map[fileID]kernel.Raw
 	scaffold []kernel.Raw   // what is only needed until all is given
 	later    []func() error // what is done to files once all are open
 }
@@ -25,7 +26,7 @@ func Open(im *image.Image, r Restoring) (_ *Opened, err error) {
 	if err := check(im); err != nil {
 		return nil, err
 	}
-	o := &Opened{planning: planning{Restoring: r, image: im}, pipes: map[uint64]*pipeEnds{}, pairs: map[uint64]*pairEnds{}}
+	o := &Opened{planning: planning{Restoring: r, image: im}, pipes: map[uint64]*pipeEnds{}, pairs: map[uint64]*pairEnds{}, deleted: map[fileID]kernel.Raw{}}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, o.Close())

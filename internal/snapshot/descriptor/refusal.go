@@ -37,6 +37,7 @@ const (
 	codeChanged   api.Code = "file_changed"
 	codeInherited api.Code = "not_inherited"
 	codeAddress   api.Code = "address_taken"
+	codeLocked    api.Code = "lock_taken"
 )
 
 func subject(pid, fd int) string { return fmt.Sprintf("descriptor %d of process %d", fd, pid) }

@@ -17,13 +17,10 @@ import (
 type regular struct{}
 
 func (regular) look(l *looking, h *handle.Handle) (refusals []api.Refusal) {
-	if len(h.Locks) > 0 {
-		k := h.Locks[0]
-		refusals = append(refusals, refusal(codeLocks, h, fmt.Sprintf("a %s %s lock is held on it, %s", k.Type, k.Mode, leadsTo(h)), "try again when it is released"))
-	}
+	refusals = lookAtLocks(h)
 	switch {
 	case h.Deleted:
-		return append(refusals, refusal(codeDeleted, h, leadsTo(h)+", which no name leads to any more", "close it, and try again"))
+		return append(refusals, l.lookAtDeleted(h)...)
 	case inProc(h.Path):
 		return append(refusals, refusal(codeProc, h, leadsTo(h)+", which is about one process", "close it, and try again"))
 	}
@@ -76,7 +73,10 @@ func (regular) dump(d *dumping, h *handle.Handle, raw kernel.Raw, f *image.File)
 		return err
 	}
 	f.Regular = &image.Regular{FileRef: reference(h.Path, stat), Mode: stat.Permissions}
-	return nil
+	if err := d.keepLocks(h, f); err != nil || !h.Deleted {
+		return err
+	}
+	return d.dumpDeleted(h, raw, f, stat)
 }
 
 func reference(path string, stat kernel.RawStat) image.FileRef {
@@ -85,6 +85,9 @@ func reference(path string, stat kernel.RawStat) image.FileRef {
 
 func (regular) plan(p *planning, i int) []api.Refusal {
 	f := &p.image.Files[i]
+	if f.Regular.Deleted {
+		return p.planDeleted(i)
+	}
 	stat, err := statInRoot(p.root, f.Regular.Path, handle.Flags(f.Flags)&flagNoFollow != 0)
 	if err != nil {
 		return []api.Refusal{p.refusal(codeMissing, i, fmt.Sprintf("%s can't be opened: %v", f.Regular.Path, err), "put the file back")}
@@ -131,7 +134,13 @@ func isKernels(path string) bool {
 
 func (regular) open(o *Opened, i int) (kernel.Raw, error) {
 	f := &o.image.Files[i]
-	raw, err := o.root.OpenRaw(f.Regular.Path, int(f.Flags)&statusFlags)
+	var raw kernel.Raw
+	var err error
+	if f.Regular.Deleted {
+		raw, err = o.openDeleted(f)
+	} else {
+		raw, err = o.root.OpenRaw(f.Regular.Path, int(f.Flags)&statusFlags)
+	}
 	if err != nil || f.Kind == string(handle.KindPath) {
 		return raw, err
 	}

@@ -107,9 +107,14 @@ func TestFilesThatAreRefused(t *testing.T) {
 		set  func(h *held)
 		want []api.Code
 	}{
-		{"deleted", func(h *held) { h.at(5, path+"2", os.O_CREATE|os.O_RDWR); os.Remove(path + "2") }, []api.Code{codeDeleted}},
+		{"deleted", func(h *held) { os.Mkdir(path+"2", 0o755); h.at(5, path+"2", os.O_RDONLY); os.Remove(path + "2") }, []api.Code{codeDeleted}},
+		{"renamed", func(h *held) {
+			h.at(5, path+"3", os.O_CREATE|os.O_RDWR)
+			os.Link(path+"3", path+"4")
+			os.Remove(path + "3")
+		}, []api.Code{codeDeleted}},
 		{"in /proc", func(h *held) { h.at(5, "/proc/self/status", os.O_RDONLY) }, []api.Code{codeProc}},
-		{"a lock", func(h *held) { h.at(5, path, os.O_RDWR); h.call(syscall.SYS_FLOCK, 5, syscall.LOCK_EX) }, []api.Code{codeLocks}},
+		{"a lease", func(h *held) { h.at(5, path, os.O_RDONLY); h.call(sysFcntl, 5, syscall.F_SETLEASE, syscall.F_RDLCK) }, []api.Code{codeLocks}},
 		{"memory", func(h *held) { h.at(5, "/dev/kmsg", os.O_RDONLY) }, []api.Code{codeDevice}},
 		{"a terminal", func(h *held) { h.at(5, "/dev/ptmx", os.O_RDWR) }, []api.Code{codeKind}},
 	} {
@@ -191,11 +196,4 @@ func TestImagesThatContradictThemselves(t *testing.T) {
 			t.Errorf("%s: opened", name)
 		}
 	}
-}
-
-func TestSignalOwnersAreRefused(t *testing.T) {
-	h := newHeld(t)
-	h.pipe(5, 6, 0)
-	h.call(sysFcntl, 5, syscall.F_SETOWN, h.pid)
-	refusedNow(t, h, codeSignal)
 }

@@ -85,6 +85,7 @@ func roundTrip(t *testing.T, h *held) *held {
 var ignored = cmp.Options{
 	cmpopts.IgnoreFields(handle.Handle{}, "PID"),
 	cmpopts.EquateComparable(netip.AddrPort{}),
+	cmpopts.IgnoreFields(handle.Lock{}, "PID"),
 	cmp.Transformer("anonymous", func(h handle.Handle) handle.Handle {
 		if h.Path == "" {
 			h.Inode, h.Link = 0, ""
@@ -124,7 +125,7 @@ func refused(t *testing.T, h *held, want ...api.Code) []api.Refusal {
 	if diff := cmp.Diff(want, codes(refusals)); diff != "" {
 		t.Errorf("look (-want +got):\n%s%v", diff, refusals)
 	}
-	_, err = found.Dump(testContext(t), Store{})
+	_, err = found.Dump(testContext(t), Store{Append: new(pagesInMemory).append})
 	if diff := cmp.Diff(want, codes(api.Refusals(err))); diff != "" {
 		t.Errorf("dump (-want +got):\n%s%v", diff, err)
 	}
@@ -158,7 +159,7 @@ func refusedNow(t *testing.T, h *held, want ...api.Code) {
 	if err != nil || len(refusals) > 0 {
 		t.Fatalf("look: %v, error %v", refusals, err)
 	}
-	_, err = found.Dump(testContext(t), Store{})
+	_, err = found.Dump(testContext(t), Store{Append: new(pagesInMemory).append})
 	if diff := cmp.Diff(want, codes(api.Refusals(err))); diff != "" {
 		t.Errorf("dump (-want +got):\n%s%v", diff, err)
 	}
