@@ -43,8 +43,8 @@ func TestParseInfo(t *testing.T) {
 		"signalfd": {"sigmask:\t0000000000000200\n", info{kind: KindSignalfd, signals: 1 << 9}},
 		"pidfd":    {"Pid:\t-1\nNSpid:\t-1\n", info{kind: KindPidfd, process: Target{-1}}},
 		"inotify": {
-			"inotify wd:a ino:3c4a3 sdev:f mask:2 ignored_mask:0 fhandle-bytes:8 fhandle-type:1 f_handle:a3\n",
-			info{kind: KindInotify, watches: []Watch{{10, kernel.DeviceNumber(0, 15), 0x3c4a3, 2}}},
+			"inotify wd:a ino:3c4a3 sdev:f mask:2 ignored_mask:0 fhandle-bytes:8 fhandle-type:1 f_handle:a3c4030000000000\n",
+			info{kind: KindInotify, watches: []Watch{{10, kernel.DeviceNumber(0, 15), 0x3c4a3, 2, []byte{0xa3, 0xc4, 3, 0, 0, 0, 0, 0}, 1}}},
 		},
 		"terminal": {"tty-index:\t5\n", info{terminal: 5}},
 		"io_uring": {

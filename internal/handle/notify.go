@@ -1,7 +1,9 @@
 package handle
 
 import (
+	"encoding/hex"
 	"fmt"
+	"strings"
 	"time"
 )
 
@@ -43,6 +45,10 @@ type Watch struct {
 	Number        int
 	Device, Inode uint64 // of the file, as stat(2) has it
 	Events        uint32 // IN_MODIFY, …
+
+	// FileHandle is that of name_to_handle_at(2), where the file system has them.
+	FileHandle     []byte
+	FileHandleType int
 }
 
 // addWatch reads "inotify wd:1 ino:3c4a3 sdev:fe00000 mask:2 ignored_mask:0 …", all
@@ -57,6 +63,17 @@ func (in *info) addWatch(line string) error {
 		return err
 	}
 	w.Device = kernelDevice(device)
+	if _, rest, ok := strings.Cut(line, " fhandle-bytes:"); ok {
+		var size int
+		var text string
+		if _, err := fmt.Sscanf(rest, "%x fhandle-type:%x f_handle:%s", &size, &w.FileHandleType, &text); err != nil {
+			return err
+		}
+		var err error
+		if w.FileHandle, err = hex.DecodeString(text); err != nil || len(w.FileHandle) != size {
+			return fmt.Errorf("a file handle of %d bytes: %.60q", size, text)
+		}
+	}
 	in.watches = append(in.watches, w)
 	return nil
 }

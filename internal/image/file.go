@@ -102,9 +102,10 @@ type Watched struct {
 
 // An Inotify is a watch.
 type Inotify struct {
-	ID   int    `cbor:"id"`
-	Path string `cbor:"path"`
-	Mask uint32 `cbor:"mask"`
+	ID    int    `cbor:"id"`
+	Path  string `cbor:"path"`
+	Mask  uint32 `cbor:"mask"`
+	Inode uint64 `cbor:"inode"`
 }
 
 // A Socket is a socket of any family.

@@ -36,6 +36,9 @@ func (o *Opened) Give(p remote.Process, process *image.Process) error {
 		return err
 	}
 	defer target.Close()
+	if err := o.openProcess(p.PID(), process); err != nil {
+		return err
+	}
 	source, err := o.reach(p, process)
 	if err != nil {
 		return err

@@ -53,6 +53,9 @@ var kinds = map[handle.Kind]kind{
 	handle.KindSignalfd:  signalfd{},
 	handle.KindMemfd:     memory{},
 	handle.KindSocket:    socket{},
+	handle.KindFIFO:      pipe{},
+	handle.KindInotify:   inotify{},
+	handle.KindPidfd:     pidfd{},
 }
 
 // statusFlags are those of open(2) that a description keeps, access mode included.

@@ -30,6 +30,7 @@ type looking struct {
 	program   map[int]bool // the process ids
 	inherit   map[int]bool
 	known     map[place]handle.Handle // that were judged
+	watches   map[watch]string        // paths of what is watched
 	networks  map[int]bool            // whether processes are in vos's network namespace
 }
 
@@ -41,7 +42,7 @@ type place struct{ pid, fd int }
 // stopped. The processes stay the caller's, and are needed as long as what is
 // returned.
 func Look(ctx context.Context, processes []*procfs.Process, o Options) (*Found, []api.Refusal, error) {
-	f := &Found{looking: looking{processes: processes, program: map[int]bool{}, inherit: map[int]bool{}, known: map[place]handle.Handle{}}}
+	f := &Found{looking: looking{processes: processes, program: map[int]bool{}, inherit: map[int]bool{}, known: map[place]handle.Handle{}, watches: map[watch]string{}}}
 	for _, p := range processes {
 		f.program[p.PID()] = true
 	}

@@ -3,6 +3,8 @@ package descriptor
 import (
 	"errors"
 	"fmt"
+	"io/fs"
+	"syscall"
 
 	"github.com/virtualizing-os/vos/internal/api"
 	"github.com/virtualizing-os/vos/internal/handle"
@@ -10,15 +12,22 @@ import (
 	"github.com/virtualizing-os/vos/internal/kernel"
 )
 
-// A pipe is kept with what is in it, if all of its ends are the program's. Its ends
-// find each other again by the inode that it had.
+// A pipe, or a FIFO, is kept with what is in it, if all of its ends are the program's.
+// The ends of a pipe find each other again by the inode that it had; a FIFO is opened
+// by its path.
 type pipe struct{}
 
 func (pipe) look(l *looking, h *handle.Handle) []api.Refusal {
 	if others := l.outside(h.Peers); len(others) > 0 {
 		return []api.Refusal{refusal(codeOutside, h, leadsTo(h)+", whose other end has "+holdersText(others), inheritRemedy(h.FD))}
 	}
-	return nil
+	if h.Kind != handle.KindFIFO {
+		return nil
+	}
+	if h.Deleted {
+		return []api.Refusal{refusal(codeDeleted, h, leadsTo(h)+", which no name leads to any more", "close it, and try again")}
+	}
+	return l.atPath(h)
 }
 
 const flagPacket = 0o40000 // O_DIRECT: each write is a packet
@@ -28,7 +37,7 @@ func (pipe) dump(d *dumping, h *handle.Handle, raw kernel.Raw, f *image.File) er
 	if err != nil {
 		return err
 	}
-	f.Pipe = &image.Pipe{ID: h.Inode, Size: size, Packet: f.Flags&flagPacket != 0}
+	f.Pipe = &image.Pipe{ID: h.Inode, Size: size, Path: h.Path, Packet: f.Flags&flagPacket != 0}
 	if !h.Flags.Readable() {
 		return nil
 	}
@@ -82,7 +91,20 @@ func pipeContent(raw kernel.Raw, size int) (content []byte, err error) {
 	return content, nil
 }
 
-func (pipe) plan(p *planning, i int) []api.Refusal { return nil }
+func (pipe) plan(p *planning, i int) []api.Refusal {
+	f := p.image.Files[i].Pipe
+	if f.Path == "" {
+		return nil
+	}
+	stat, err := statInRoot(p.root, f.Path, false)
+	switch {
+	case err != nil:
+		return []api.Refusal{p.refusal(codeMissing, i, fmt.Sprintf("%s can't be opened: %v", f.Path, err), "put the FIFO back: mkfifo "+f.Path)}
+	case stat.Mode&fs.ModeNamedPipe == 0:
+		return []api.Refusal{p.refusal(codeChanged, i, f.Path+" is no FIFO", "put the FIFO back: mkfifo "+f.Path)}
+	}
+	return nil
+}
 
 // pipeEnds are both ends of a pipe that is made again. They are taken by the first
 // description of each; others open them anew.
@@ -122,25 +144,57 @@ func (pipe) open(o *Opened, i int) (kernel.Raw, error) {
 
 // newPipe makes the pipe with what is in it. Both ends stay open until o is closed.
 func (o *Opened) newPipe(p *image.Pipe) (*pipeEnds, error) {
-	reads, writes, err := kernel.NewPipe(0)
+	ends, err := o.pipeEnds(p)
 	if err != nil {
 		return nil, err
 	}
-	ends := &pipeEnds{reads: reads, writes: writes}
 	o.pipes[p.ID] = ends
-	o.scaffold = append(o.scaffold, reads, writes)
-	if err := reads.SetPipeSize(p.Size); err != nil {
+	if err := ends.reads.SetPipeSize(p.Size); err != nil {
 		return nil, err
 	}
 	for _, f := range o.image.Files {
-		if f.Kind != string(handle.KindPipe) || f.Pipe.ID != p.ID || len(f.Content) == 0 {
+		if f.Pipe == nil || f.Pipe.ID != p.ID || len(f.Content) == 0 {
 			continue
 		}
-		if err := fill(writes, f.Content); err != nil {
+		if err := fill(ends.writes, f.Content); err != nil {
 			return nil, err
 		}
 	}
 	return ends, nil
+}
+
+func (o *Opened) pipeEnds(p *image.Pipe) (*pipeEnds, error) {
+	if p.Path == "" {
+		reads, writes, err := kernel.NewPipe(0)
+		if err != nil {
+			return nil, err
+		}
+		o.scaffold = append(o.scaffold, reads, writes)
+		return &pipeEnds{reads: reads, writes: writes}, nil
+	}
+	// Of a FIFO all open one end anew, which is never given.
+	named, err := o.root.OpenRaw(p.Path, kernel.PathOnly)
+	if err != nil {
+		return nil, err
+	}
+	o.scaffold = append(o.scaffold, named)
+	stat, err := named.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if stat.Mode&fs.ModeNamedPipe == 0 {
+		return nil, fmt.Errorf("%s is no FIFO", p.Path)
+	}
+	both, err := named.Reopen(syscall.O_RDWR | syscall.O_NONBLOCK)
+	if err != nil {
+		return nil, err
+	}
+	o.scaffold = append(o.scaffold, both)
+	waiting, err := both.Waiting()
+	if err == nil && waiting > 0 {
+		err = fmt.Errorf("somebody has written to %s", p.Path)
+	}
+	return &pipeEnds{reads: both, writes: both, readTaken: true, writeTaken: true}, err
 }
 
 // fill writes content without waiting.

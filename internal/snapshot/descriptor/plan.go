@@ -73,6 +73,8 @@ func check(im *image.Image) error {
 			missing = f.Regular == nil
 		case handle.KindPipe:
 			missing = f.Pipe == nil
+		case handle.KindFIFO:
+			missing = f.Pipe == nil || f.Pipe.Path == ""
 		case handle.KindEventfd:
 			missing = f.Event == nil
 		case handle.KindTimerfd:
@@ -83,7 +85,7 @@ func check(im *image.Image) error {
 			if err := checkSocket(f.Socket); err != nil {
 				return fmt.Errorf("the image's open file %d is a socket: %w", i, err)
 			}
-		case handle.KindEpoll, handle.KindSignalfd:
+		case handle.KindEpoll, handle.KindSignalfd, handle.KindInotify, handle.KindPidfd:
 		default:
 			return fmt.Errorf("the image's open file %d is of kind %.40q, which this vos can't make", i, f.Kind)
 		}
