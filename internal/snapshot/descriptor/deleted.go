@@ -57,7 +57,8 @@ func (p *planning) planDeleted(i int) []api.Refusal {
 	return nil
 }
 
-func (o *Opened) openDeleted(f *image.File) (kernel.Raw, error) {
+func (o *Opened) openDeleted(i int) (kernel.Raw, error) {
+	f := &o.image.Files[i]
 	id := fileID{f.Regular.Device, f.Regular.Inode}
 	file, ok := o.deleted[id]
 	if !ok {

@@ -2,7 +2,6 @@ package descriptor
 
 import (
 	"fmt"
-	"io/fs"
 	"strings"
 
 	"github.com/virtualizing-os/vos/internal/api"
@@ -92,10 +91,31 @@ func (regular) plan(p *planning, i int) []api.Refusal {
 	if err != nil {
 		return []api.Refusal{p.refusal(codeMissing, i, fmt.Sprintf("%s can't be opened: %v", f.Regular.Path, err), "put the file back")}
 	}
+	return p.changedRefusal(i, stat)
+}
+
+// changedRefusal refuses a file that is not as it was, or not of the type that it was.
+func (p *planning) changedRefusal(i int, stat kernel.RawStat) []api.Refusal {
+	f := &p.image.Files[i]
+	if !sameType(f, stat) {
+		return []api.Refusal{p.refusal(codeChanged, i, f.Regular.Path+" is of another type", "put the file back as it was")}
+	}
 	if detail := changed(f, stat); detail != "" && !p.Force {
 		return []api.Refusal{p.refusal(codeChanged, i, f.Regular.Path+" "+detail, "put the file back as it was, or take it as it is by --force-files")}
 	}
 	return nil
+}
+
+// sameType reports whether a file may be opened as what it was: another type may wait,
+// or act. What O_PATH names is not opened.
+func sameType(f *image.File, stat kernel.RawStat) bool {
+	switch handle.Kind(f.Kind) {
+	case handle.KindFile:
+		return stat.Mode.IsRegular()
+	case handle.KindDirectory:
+		return stat.Mode.IsDir()
+	}
+	return true
 }
 
 // changed tells what a file is now that it was not, or "". Another inode is another
@@ -110,8 +130,6 @@ func changed(f *image.File, stat kernel.RawStat) string {
 	switch {
 	case stat.Inode != was.Inode:
 		return "is another file"
-	case isDirectory(stat) != (f.Kind == string(handle.KindDirectory)) && f.Kind != string(handle.KindPath):
-		return "is of another type"
 	case f.Kind != string(handle.KindFile):
 		return ""
 	case stat.Size < was.Size, stat.Size > was.Size && !appends:
@@ -126,25 +144,48 @@ func changed(f *image.File, stat kernel.RawStat) string {
 
 const timeFormat = "2006-01-02T15:04:05.000000000Z"
 
-func isDirectory(stat kernel.RawStat) bool { return stat.Mode&fs.ModeDir != 0 }
-
 func isKernels(path string) bool {
 	return strings.HasPrefix(path, "/proc/") || strings.HasPrefix(path, "/sys/")
 }
 
 func (regular) open(o *Opened, i int) (kernel.Raw, error) {
 	f := &o.image.Files[i]
-	var raw kernel.Raw
-	var err error
+	open := o.openNamed
 	if f.Regular.Deleted {
-		raw, err = o.openDeleted(f)
-	} else {
-		raw, err = o.root.OpenRaw(f.Regular.Path, int(f.Flags)&statusFlags)
+		open = o.openDeleted
 	}
+	raw, err := open(i)
 	if err != nil || f.Kind == string(handle.KindPath) {
 		return raw, err
 	}
 	if err := raw.SetOffset(f.Offset); err != nil {
+		_ = raw.Close()
+		return -1, err
+	}
+	return raw, nil
+}
+
+// openNamed opens a file by its path. It is looked at once more, before opening it may
+// wait or act, and what was opened is looked at, too.
+func (o *Opened) openNamed(i int) (kernel.Raw, error) {
+	f := &o.image.Files[i]
+	flags := int(f.Flags) & statusFlags
+	before, err := statInRoot(o.root, f.Regular.Path, handle.Flags(f.Flags)&flagNoFollow != 0)
+	if err != nil {
+		return -1, err
+	}
+	if refusals := o.changedRefusal(i, before); len(refusals) > 0 {
+		return -1, joined(refusals)
+	}
+	raw, err := o.root.OpenRaw(f.Regular.Path, flags)
+	if err != nil {
+		return -1, err
+	}
+	after, err := raw.Stat()
+	if err == nil && (after.Device != before.Device || after.Inode != before.Inode) {
+		err = o.refusal(codeChanged, i, f.Regular.Path+" became another file meanwhile", "try again")
+	}
+	if err != nil {
 		_ = raw.Close()
 		return -1, err
 	}

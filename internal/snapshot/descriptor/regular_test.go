@@ -61,6 +61,7 @@ func TestChangedFilesAreRefused(t *testing.T) {
 		"replaced": func() { os.Rename(path, path+"~"); writeFile(t, path, "content") },
 		"touched":  func() { os.Chtimes(path, time.Time{}, time.Unix(1, 0)) },
 		"gone":     func() { os.Remove(path) },
+		"fifo":     func() { os.Remove(path); syscall.Mkfifo(path, 0o600) },
 		"folder":   func() { os.Remove(path); os.Mkdir(path, 0o755) },
 	}
 	for _, flags := range []int{os.O_RDONLY, os.O_WRONLY | os.O_APPEND, os.O_RDWR | os.O_APPEND} {
@@ -90,8 +91,13 @@ func TestChangedFilesAreRefused(t *testing.T) {
 					t.Errorf("subject is %q", r.Subject)
 				}
 			}
+			if o, err := Open(im, Restoring{}); (err != nil) != (want != nil) {
+				t.Errorf("%s with flags %#x: opened with error %v", name, flags, err)
+			} else if err == nil {
+				o.Close()
+			}
 			forced, err := Plan(im, Restoring{Force: true})
-			if err != nil || len(forced) > 0 != (name == "gone") {
+			if err != nil || len(forced) > 0 != (name == "gone" || name == "folder" || name == "fifo") {
 				t.Errorf("%s, forced: %v, error %v", name, forced, err)
 			}
 		}
