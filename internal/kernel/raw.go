@@ -63,10 +63,11 @@ func (d *Directory) OpenRaw(name string, flags int) (Raw, error) {
 	return Raw(fd), nil
 }
 
-// Reopen opens the file behind r anew: another description.
+// Reopen opens the file behind r anew: another description. O_NOFOLLOW is left out, as
+// what it is opened by is a link.
 func (r Raw) Reopen(flags int) (Raw, error) {
 	name := "/proc/self/fd/" + strconv.Itoa(int(r))
-	fd, err := retry(func() (int, error) { return unix.Open(name, flags|unix.O_CLOEXEC|unix.O_NOCTTY, 0) })
+	fd, err := retry(func() (int, error) { return unix.Open(name, flags&^unix.O_NOFOLLOW|unix.O_CLOEXEC|unix.O_NOCTTY, 0) })
 	if err != nil {
 		return -1, fmt.Errorf("open anew what descriptor %d leads to: %w", r, err)
 	}

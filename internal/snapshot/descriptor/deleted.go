@@ -71,7 +71,7 @@ func (o *Opened) openDeleted(i int) (kernel.Raw, error) {
 			return -1, err
 		}
 	}
-	return file.Reopen(int(f.Flags) & statusFlags)
+	return file.Reopen(openFlags(f))
 }
 
 // fillDeleted gives a file what that of the image had, whichever description it was

@@ -148,7 +148,7 @@ func (l *looking) judgeOne(h *handle.Handle) (refusals []api.Refusal) {
 		return []api.Refusal{refusal(codeKind, h, leadsTo(h)+", which is not kept", remedy)}
 	}
 	refusals = k.look(l, h)
-	if s, ok := k.(shareable); ok && s.mayShare(h) {
+	if s, ok := k.(shareable); ok && s.mayShare(h) || len(refusals) > 0 {
 		return refusals
 	}
 	if others := l.outside(h.Sharers); len(others) > 0 {

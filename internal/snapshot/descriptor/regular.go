@@ -165,11 +165,21 @@ func (regular) open(o *Opened, i int) (kernel.Raw, error) {
 	return raw, nil
 }
 
+// openFlags returns what a file is opened with. O_TMPFILE, which contains O_DIRECTORY, is
+// of no meaning afterwards.
+func openFlags(f *image.File) int {
+	const directory = 0o200000
+	flags := int(f.Flags) & statusFlags
+	if f.Kind == string(handle.KindFile) {
+		flags &^= directory
+	}
+	return flags
+}
+
 // openNamed opens a file by its path. It is looked at once more, before opening it may
 // wait or act, and what was opened is looked at, too.
 func (o *Opened) openNamed(i int) (kernel.Raw, error) {
 	f := &o.image.Files[i]
-	flags := int(f.Flags) & statusFlags
 	before, err := statInRoot(o.root, f.Regular.Path, handle.Flags(f.Flags)&flagNoFollow != 0)
 	if err != nil {
 		return -1, err
@@ -177,7 +187,7 @@ func (o *Opened) openNamed(i int) (kernel.Raw, error) {
 	if refusals := o.changedRefusal(i, before); len(refusals) > 0 {
 		return -1, joined(refusals)
 	}
-	raw, err := o.root.OpenRaw(f.Regular.Path, flags)
+	raw, err := o.root.OpenRaw(f.Regular.Path, openFlags(f))
 	if err != nil {
 		return -1, err
 	}

@@ -203,3 +203,39 @@ func TestImagesThatContradictThemselves(t *testing.T) {
 		}
 	}
 }
+
+// TestFlagsThatNeedCare: links to what is open anew, and O_TMPFILE, which contains
+// O_DIRECTORY.
+func TestFlagsThatNeedCare(t *testing.T) {
+	folder := t.TempDir()
+	path, fifo, gone := filepath.Join(folder, "data"), filepath.Join(folder, "fifo"), filepath.Join(folder, "gone")
+	writeFile(t, path, "content")
+	writeFile(t, gone, "gone")
+	if err := syscall.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	const noFollow, unnamed = syscall.O_NOFOLLOW, 0o20200000
+	h := newHeld(t)
+	h.at(10, path, os.O_RDONLY|noFollow)
+	h.at(11, "/dev/null", os.O_RDWR|noFollow)
+	h.at(12, fifo, os.O_RDWR|noFollow)
+	h.at(13, gone, os.O_RDWR|noFollow)
+	h.at(14, folder, os.O_RDWR|unnamed)
+	h.at(16, path, os.O_RDWR|syscall.O_SYNC|syscall.O_NOATIME)
+	h.write(14, "unnamed")
+	os.Remove(gone)
+	im := keep(t, h)
+	h.kill()
+	h = again(t, im, Restoring{})
+	h.wants(10, "content")
+	h.wants(11, "")
+	h.write(12, "fifo")
+	h.wants(12, "fifo")
+	h.wants(13, "gone")
+	h.call(syscall.SYS_LSEEK, 14, 0, 0)
+	h.wants(14, "unnamed")
+	const status = os.O_RDWR | syscall.O_SYNC | syscall.O_NOATIME | 0o100000
+	if flags := h.call(sysFcntl, 16, syscall.F_GETFL); flags != status {
+		t.Errorf("flags %#o, want %#o", flags, status)
+	}
+}
