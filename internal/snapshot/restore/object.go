@@ -53,10 +53,11 @@ func (p *process) makeObject(source Source, o *image.Object) (_ *os.File, total 
 			if err := source.ReadPages(place, b); err != nil {
 				return nil, 0, fmt.Errorf("read pages of the image: %w", err)
 			}
-			if _, err := file.WriteAt(b, int64(at)); err != nil {
+			n := uint64(len(b))
+			within := b[:min(n, o.Size-min(at, o.Size))] // the last page may be a part of one
+			if _, err := file.WriteAt(within, int64(at)); err != nil {
 				return nil, 0, err
 			}
-			n := uint64(len(b))
 			at, left, total = at+n, left-n, total+n
 			place.Offset += n
 		}
