@@ -47,7 +47,7 @@ type fileID struct{ device, inode uint64 }
 
 func (p *planning) planDeleted(i int) []api.Refusal {
 	f := p.image.Files[i].Regular
-	raw, err := p.root.OpenUnnamed(path.Dir(f.Path), f.Mode)
+	raw, err := p.root.OpenUnnamed(path.Dir(p.at(f.Path)), f.Mode)
 	if err == nil {
 		err = raw.Close()
 	}
@@ -63,7 +63,7 @@ func (o *Opened) openDeleted(i int) (kernel.Raw, error) {
 	file, ok := o.deleted[id]
 	if !ok {
 		var err error
-		if file, err = o.root.OpenUnnamed(path.Dir(f.Regular.Path), f.Regular.Mode); err != nil {
+		if file, err = o.root.OpenUnnamed(path.Dir(o.at(f.Regular.Path)), f.Regular.Mode); err != nil {
 			return -1, err
 		}
 		o.scaffold, o.deleted[id] = append(o.scaffold, file), file

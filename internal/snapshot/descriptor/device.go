@@ -42,7 +42,7 @@ func (device) dump(d *dumping, h *handle.Handle, raw kernel.Raw, f *image.File) 
 
 func (device) plan(p *planning, i int) []api.Refusal {
 	f := &p.image.Files[i]
-	stat, err := statInRoot(p.root, f.Regular.Path, false)
+	stat, err := statInRoot(p.root, p.at(f.Regular.Path), false)
 	switch {
 	case err != nil:
 		return []api.Refusal{p.refusal(codeMissing, i, fmt.Sprintf("%s can't be opened: %v", f.Regular.Path, err), "put the device back")}
@@ -55,7 +55,7 @@ func (device) plan(p *planning, i int) []api.Refusal {
 func (device) open(o *Opened, i int) (kernel.Raw, error) {
 	f := &o.image.Files[i]
 	// The device was looked at before it is opened: opening another one may act.
-	named, err := o.root.OpenRaw(f.Regular.Path, kernel.PathOnly)
+	named, err := o.root.OpenRaw(o.at(f.Regular.Path), kernel.PathOnly)
 	if err != nil {
 		return -1, err
 	}

@@ -94,11 +94,11 @@ func (inotify) dump(d *dumping, h *handle.Handle, raw kernel.Raw, f *image.File)
 
 func (inotify) plan(p *planning, i int) (refusals []api.Refusal) {
 	for _, w := range p.image.Files[i].Inotify {
-		stat, err := statInRoot(p.root, w.Path, true)
+		stat, err := statInRoot(p.root, p.at(w.Path), true)
 		switch {
 		case err != nil:
 			refusals = append(refusals, p.refusal(codeMissing, i, fmt.Sprintf("it watches %s: %v", w.Path, err), "put it back"))
-		case stat.Inode != w.Inode && !p.Force:
+		case stat.Inode != w.Inode && !p.Force && p.at(w.Path) == w.Path:
 			refusals = append(refusals, p.refusal(codeChanged, i, "it watches "+w.Path+", which is another file", "put it back as it was, or take it as it is by --force-files"))
 		}
 	}
@@ -123,7 +123,7 @@ func (inotify) open(o *Opened, i int) (kernel.Raw, error) {
 
 func (o *Opened) watch(raw kernel.Raw, w image.Inotify) (err error) {
 	const noFollow = 0o400000
-	named, err := o.root.OpenRaw(w.Path, kernel.PathOnly|noFollow)
+	named, err := o.root.OpenRaw(o.at(w.Path), kernel.PathOnly|noFollow)
 	if err != nil {
 		return err
 	}

@@ -96,7 +96,7 @@ func (pipe) plan(p *planning, i int) []api.Refusal {
 	if f.Path == "" {
 		return nil
 	}
-	stat, err := statInRoot(p.root, f.Path, false)
+	stat, err := statInRoot(p.root, p.at(f.Path), false)
 	switch {
 	case err != nil:
 		return []api.Refusal{p.refusal(codeMissing, i, fmt.Sprintf("%s can't be opened: %v", f.Path, err), "put the FIFO back: mkfifo "+f.Path)}
@@ -173,7 +173,7 @@ func (o *Opened) pipeEnds(p *image.Pipe) (*pipeEnds, error) {
 		return &pipeEnds{reads: reads, writes: writes}, nil
 	}
 	// Of a FIFO all open one end anew, which is never given.
-	named, err := o.root.OpenRaw(p.Path, kernel.PathOnly)
+	named, err := o.root.OpenRaw(o.at(p.Path), kernel.PathOnly)
 	if err != nil {
 		return nil, err
 	}

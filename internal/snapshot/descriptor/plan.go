@@ -25,6 +25,10 @@ type Restoring struct {
 	// it. It stays the caller's.
 	Object func(i int) (*os.File, error)
 
+	// Map returns where a path of the image is to be looked up; nil is there. What is
+	// elsewhere is not compared with what it stands for.
+	Map func(path string) string
+
 	// Force takes files that are no longer as they were.
 	Force bool
 }
@@ -113,6 +117,14 @@ func openRoot(im *image.Image) (*kernel.Directory, error) {
 		root = path.Clean("/" + im.Processes[0].Root)
 	}
 	return kernel.OpenDirectory(root)
+}
+
+// at returns where a path of the image is to be looked up.
+func (p *planning) at(path string) string {
+	if p.Map == nil {
+		return path
+	}
+	return p.Map(path)
 }
 
 // numbers returns the descriptors that lead to file i.

@@ -87,7 +87,7 @@ func (regular) plan(p *planning, i int) []api.Refusal {
 	if f.Regular.Deleted {
 		return p.planDeleted(i)
 	}
-	stat, err := statInRoot(p.root, f.Regular.Path, handle.Flags(f.Flags)&flagNoFollow != 0)
+	stat, err := statInRoot(p.root, p.at(f.Regular.Path), handle.Flags(f.Flags)&flagNoFollow != 0)
 	if err != nil {
 		return []api.Refusal{p.refusal(codeMissing, i, fmt.Sprintf("%s can't be opened: %v", f.Regular.Path, err), "put the file back")}
 	}
@@ -100,7 +100,7 @@ func (p *planning) changedRefusal(i int, stat kernel.RawStat) []api.Refusal {
 	if !sameType(f, stat) {
 		return []api.Refusal{p.refusal(codeChanged, i, f.Regular.Path+" is of another type", "put the file back as it was")}
 	}
-	if detail := changed(f, stat); detail != "" && !p.Force {
+	if detail := changed(f, stat); detail != "" && !p.Force && p.at(f.Regular.Path) == f.Regular.Path {
 		return []api.Refusal{p.refusal(codeChanged, i, f.Regular.Path+" "+detail, "put the file back as it was, or take it as it is by --force-files")}
 	}
 	return nil
@@ -180,14 +180,14 @@ func openFlags(f *image.File) int {
 // wait or act, and what was opened is looked at, too.
 func (o *Opened) openNamed(i int) (kernel.Raw, error) {
 	f := &o.image.Files[i]
-	before, err := statInRoot(o.root, f.Regular.Path, handle.Flags(f.Flags)&flagNoFollow != 0)
+	before, err := statInRoot(o.root, o.at(f.Regular.Path), handle.Flags(f.Flags)&flagNoFollow != 0)
 	if err != nil {
 		return -1, err
 	}
 	if refusals := o.changedRefusal(i, before); len(refusals) > 0 {
 		return -1, joined(refusals)
 	}
-	raw, err := o.root.OpenRaw(f.Regular.Path, openFlags(f))
+	raw, err := o.root.OpenRaw(o.at(f.Regular.Path), openFlags(f))
 	if err != nil {
 		return -1, err
 	}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -237,5 +238,28 @@ func TestFlagsThatNeedCare(t *testing.T) {
 	const status = os.O_RDWR | syscall.O_SYNC | syscall.O_NOATIME | 0o100000
 	if flags := h.call(sysFcntl, 16, syscall.F_GETFL); flags != status {
 		t.Errorf("flags %#o, want %#o", flags, status)
+	}
+}
+
+func TestFilesElsewhere(t *testing.T) {
+	folder, other := t.TempDir(), t.TempDir()
+	h := newHeld(t)
+	for i, name := range []string{"data", "gone"} {
+		writeFile(t, filepath.Join(folder, name), name)
+		h.at(10+i, filepath.Join(folder, name), os.O_RDWR)
+	}
+	os.Remove(filepath.Join(folder, "gone"))
+	h.at(12, folder, os.O_RDONLY)
+	im := keep(t, h)
+	h.kill()
+	os.RemoveAll(folder)
+	writeFile(t, filepath.Join(other, "data"), "another")
+	h = again(t, im, Restoring{Map: func(path string) string { return strings.Replace(path, folder, other, 1) }})
+	h.wants(10, "another")
+	h.wants(11, "gone")
+	for _, handle := range seen(t, h) {
+		if !strings.HasPrefix(handle.Path, other) {
+			t.Errorf("descriptor %d leads to %s", handle.FD, handle.Path)
+		}
 	}
 }

@@ -14,7 +14,7 @@ import (
 // of the image's, when there are any.
 func (p *Plan) restoring(objects []*os.File) descriptor.Restoring {
 	return descriptor.Restoring{
-		Inherit: p.options.Inherit, ReadPages: p.source.ReadPages, Force: p.options.Force,
+		Inherit: p.options.Inherit, ReadPages: p.source.ReadPages, Force: p.options.Force, Map: p.options.mapped,
 		Object: func(i int) (*os.File, error) {
 			if i < 0 || i >= len(objects) {
 				return nil, fmt.Errorf("there is no object %d", i)
