@@ -31,7 +31,7 @@ type Check struct {
 // CheckpointRequest asks to write the state of a program down.
 type CheckpointRequest struct {
 	Target       Target // Module is ""; one process
-	Directory    string // to be made
+	Directory    string // to be made; with Every the folder of images, which may be there
 	LeaveRunning bool
 	Inherit      []int    // descriptors that whoever restores gives
 	Compression  string   // "none" or "zstd"
@@ -39,6 +39,8 @@ type CheckpointRequest struct {
 	Recipients   []string // age recipients to encrypt to
 	Identities   []string // files of age identities, to read an encrypted parent
 	DryRun       bool
+	Every        time.Duration          // make one each time, until the context or the program ends; the program goes on
+	Keep         int                    // with Every: how many
 	Progress     func(SnapshotProgress) `json:"-"`
 }
 

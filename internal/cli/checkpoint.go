@@ -25,6 +25,10 @@ What can't be kept exactly is refused by name before anything is touched; vos ch
 tells it beforehand. If anything fails, or vos itself is killed, the program goes on
 and no half image is left: DIR appears when it is complete.
 
+With --every a series of images is written into DIR, each named by its time, building on
+the one before (every --keep-th on none), until vos is interrupted or the program ends.
+vos restore -D DIR/NAME goes back to any of them.
+
 An image holds all that the program's memory holds, secrets too: its files are for
 their owner alone (0600), and --recipient encrypts them to keys of age(1).
 
@@ -32,7 +36,8 @@ their owner alone (0600), and --recipient encrypts them to keys of age(1).
 			exitNotPermitted, exitGone, exitRefused, exitPending, exitInterrupted),
 		Example: `  vos checkpoint redis-server -D /var/lib/vos/redis
   vos checkpoint 1234 -D now --leave-running --compress zstd
-  vos checkpoint 1234 -D later --leave-running --parent now`,
+  vos checkpoint 1234 -D later --leave-running --parent now
+  vos checkpoint 1234 -D /var/lib/vos/job --every 5m --keep 3`,
 		Args:              oneProgram,
 		ValidArgsFunction: a.completeTarget,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -44,6 +49,10 @@ their owner alone (0600), and --recipient encrypts them to keys of age(1).
 			switch {
 			case r.Directory == "":
 				return usagef("checkpoint needs -D DIR, the directory to make")
+			case r.Every < 0 || r.Every > 0 && (r.Keep < 1 || r.Parent != "" || r.DryRun):
+				return usagef("--every needs a time and --keep 1 or more, and goes without --parent and --dry-run")
+			case r.Every > 0 && len(r.Recipients) > 0 && len(r.Identities) == 0:
+				return usagef("--every with --recipient needs --identity: an image builds on the one before, which is to be read")
 			case r.Compression != "none" && r.Compression != "zstd":
 				return usagef("--compress is none or zstd, not %q", r.Compression)
 			}
@@ -57,7 +66,10 @@ their owner alone (0600), and --recipient encrypts them to keys of age(1).
 			}
 			r.Progress = a.snapshotProgress("written")
 			return a.run(cmd, func(ctx context.Context, x api.Executive) error {
-				return a.snapshot(r.DryRun, func(emit func(api.Snapshot) error) error { return x.Checkpoint(ctx, r, emit) })
+				if r.Every > 0 {
+					a.watches.Store(true)
+				}
+				return a.snapshot(r.Every > 0, func(emit func(api.Snapshot) error) error { return x.Checkpoint(ctx, r, emit) })
 			})
 		},
 	}
@@ -68,6 +80,8 @@ their owner alone (0600), and --recipient encrypts them to keys of age(1).
 	cmd.Flags().StringVar(&r.Parent, "parent", "", "`DIR` of an image before: what did not change since is not written again")
 	cmd.Flags().StringArrayVar(&r.Recipients, "recipient", nil, "an age `KEY` to encrypt to; may be given several times")
 	cmd.Flags().StringArrayVar(&r.Identities, "identity", nil, "`FILE` with an age identity, to read an encrypted parent")
+	cmd.Flags().DurationVar(&r.Every, "every", 0, "a checkpoint each `TIME` (5m), into DIR/TIME-OF-DAY; implies --leave-running")
+	cmd.Flags().IntVar(&r.Keep, "keep", 3, "with --every: how many to keep, and those that they build on")
 	cmd.Flags().BoolVar(&r.DryRun, "dry-run", false, "tell what would be written, and write nothing")
 	return cmd
 }
@@ -82,7 +96,8 @@ func (a *app) snapshotProgress(past string) func(api.SnapshotProgress) {
 }
 
 // snapshot carries out a checkpoint or restore and prints what comes back.
-func (a *app) snapshot(dryRun bool, run func(emit func(api.Snapshot) error) error) error {
+// Of a series each is printed when it is made.
+func (a *app) snapshot(series bool, run func(emit func(api.Snapshot) error) error) error {
 	t := newTable(
 		column{title: "PID", right: true},
 		column{title: "PROGRAM", elastic: true},
@@ -122,6 +137,11 @@ func (a *app) snapshot(dryRun bool, run func(emit func(api.Snapshot) error) erro
 			return a.printJSON(s)
 		}
 		addSnapshot(t, s)
+		if series {
+			t.print(a.stdout)
+			t.rows = nil
+			return a.stdout.Flush()
+		}
 		return nil
 	})
 	a.stderr.endProgress()

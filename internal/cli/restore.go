@@ -55,7 +55,7 @@ anything fails, or vos is killed, nothing is left of the half-built program.
 			}
 			r.Progress = a.snapshotProgress("read")
 			return a.run(cmd, func(ctx context.Context, x api.Executive) error {
-				return a.snapshot(r.DryRun, func(emit func(api.Snapshot) error) error { return x.Restore(ctx, r, emit) })
+				return a.snapshot(false, func(emit func(api.Snapshot) error) error { return x.Restore(ctx, r, emit) })
 			})
 		},
 	}

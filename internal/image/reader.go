@@ -203,6 +203,14 @@ func (r *Reader) Image() *Image { return r.image }
 // Directory is where the image is.
 func (r *Reader) Directory() string { return r.dir }
 
+// Parents are the directories of the images that this one builds on, its parent first.
+func (r *Reader) Parents() (all []string) {
+	for p := r.parent; p != nil; p = p.parent {
+		all = append(all, p.dir)
+	}
+	return all
+}
+
 // Size is the bytes that the image takes on its disk, without its parents.
 func (r *Reader) Size() int64 { return r.size }
 

@@ -40,15 +40,28 @@ func (Machine) Check(ctx context.Context, r api.CheckRequest, emit func(api.Chec
 
 // Checkpoint implements api.Executive.
 func (Machine) Checkpoint(ctx context.Context, r api.CheckpointRequest, emit func(api.Snapshot) error) (err error) {
-	begin := time.Now()
 	p, err := resolveOne(r.Target)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, p.Close()) }()
+	if r.Every > 0 {
+		return series(ctx, p, r, emit)
+	}
+	s, err := snapshotOf(ctx, p, r)
+	if err != nil {
+		return err
+	}
+	return emit(s)
+}
+
+// snapshotOf makes one checkpoint. That it was refused or failed is in the snapshot, an
+// error says that the program is gone, or can't be looked at.
+func snapshotOf(ctx context.Context, p *procfs.Process, r api.CheckpointRequest) (api.Snapshot, error) {
+	begin := time.Now()
 	plan, err := dump.Look(ctx, p, dump.Options{Inherit: r.Inherit, LeaveRunning: r.LeaveRunning, Progress: counted(r.Progress)})
 	if err != nil {
-		return classify(fmt.Errorf("checkpoint process %d: %w", p.PID(), err))
+		return api.Snapshot{}, classify(fmt.Errorf("checkpoint process %d: %w", p.PID(), err))
 	}
 	s := api.Snapshot{PID: p.PID(), Program: plan.Program, Model: string(plan.Model), Image: r.Directory, Outcome: api.Planned,
 		Refusals: plan.Refusals}
@@ -62,9 +75,9 @@ func (Machine) Checkpoint(ctx context.Context, r api.CheckpointRequest, emit fun
 	}
 	s.TotalUS = time.Since(begin).Microseconds()
 	if errors.Is(err, procfs.ErrGone) {
-		return classify(err)
+		return s, classify(err)
 	}
-	return errors.Join(emit(failing(s, err)))
+	return failing(s, err), nil
 }
 
 func checkpoint(ctx context.Context, plan *dump.Plan, r api.CheckpointRequest, s *api.Snapshot) error {
