@@ -25,8 +25,9 @@ const (
 	inetRequestProtocol = 3
 
 	unixMessageSize = 16
-	unixShow        = 1 | 4 | 0x10 // name, peer, queues
+	unixShow        = 1 | 2 | 4 | 0x10 // name, file, peer, queues
 	unixName        = 0
+	unixFile        = 1
 	unixPeer        = 2
 	unixQueues      = 4
 	unixShutdown    = 6
@@ -145,6 +146,8 @@ func parseUnix(b []byte) (inode uint64, s Socket, err error) {
 		switch {
 		case kind == unixName:
 			s.setName(value)
+		case kind == unixFile && len(value) >= 8:
+			s.FileInode = binary.NativeEndian.Uint32(value)
 		case kind == unixPeer && len(value) >= 4:
 			s.Peer = uint64(binary.NativeEndian.Uint32(value))
 		case kind == unixShutdown && len(value) >= 1:

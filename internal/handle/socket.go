@@ -18,10 +18,11 @@ type Socket struct {
 
 	Local, Remote netip.AddrPort // of inet and inet6; not valid is none
 
-	Name     string // of unix: the path as the program gave it, or the abstract name
-	Abstract bool   // Name is no path
-	Peer     uint64 // of unix: the inode of the socket at the other end; 0 is none
-	Shutdown int    // of unix: bit 0 tells that it receives no more, bit 1 that it sends no more
+	Name      string // of unix: the path as the program gave it, or the abstract name
+	Abstract  bool   // Name is no path
+	Peer      uint64 // of unix: the inode of the socket at the other end; 0 is none
+	FileInode uint32 // of unix: the lower half of the inode of the file that it was bound to; 0 is none, or not known
+	Shutdown  int    // of unix: bit 0 tells that it receives no more, bit 1 that it sends no more
 
 	// Receive and Send are the bytes in the queues; of a socket that listens, the
 	// connections that wait to be accepted, and how many may.

@@ -126,8 +126,10 @@ type Socket struct {
 	Shutdown int         `cbor:"shutdown"`       // bit 1: no more receiving, bit 2: no more sending
 }
 
-// A SocketPath is what the file of a unix socket is like; Socket.Local says where.
+// A SocketPath is what the file of a unix socket is like. Socket.Local says where it was
+// made; it may have been renamed since.
 type SocketPath struct {
+	Path string `cbor:"path"` // where it is
 	Mode uint32 `cbor:"mode"`
 	UID  uint32 `cbor:"uid"`
 	GID  uint32 `cbor:"gid"`

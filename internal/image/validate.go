@@ -201,6 +201,10 @@ func (c *checker) file(f *File, img *Image, known map[int]bool) {
 	}
 	if s := f.Socket; s != nil {
 		c.that(len(s.Local) <= maxSockaddr && len(s.Peer) <= maxSockaddr, "an address is too long")
+		if s.Path != nil {
+			c.texts(s.Path.Path)
+			c.that(path.IsAbs(s.Path.Path), "%q is no absolute path", s.Path.Path)
+		}
 		for _, p := range s.Queue {
 			c.that(len(p.From) <= maxSockaddr, "an address is too long")
 			for _, n := range p.Files {

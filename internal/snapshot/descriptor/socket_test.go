@@ -382,3 +382,63 @@ func TestInetSocketsThatAreRefused(t *testing.T) {
 	h.call(syscall.SYS_SOCKET, 16, 3, 0)
 	refused(t, h, codeKind)
 }
+
+// TestRenamedUnixSockets: servers bind to a name and rename it when they listen.
+func TestRenamedUnixSockets(t *testing.T) {
+	folder := t.TempDir()
+	made, renamed := filepath.Join(folder, "sock.tmp"), filepath.Join(folder, "sock")
+	h := newHeld(t)
+	h.socket(10, kernel.FamilyUnix, socketStream)
+	h.bind(10, kernel.UnixAddress(made))
+	h.call(sysListen, 10, 7)
+	if err := os.Rename(made, renamed); err != nil {
+		t.Fatal(err)
+	}
+	h = h.sockets(10)
+	c, err := net.Dial("unix", renamed)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Close()
+	h.call(sysClose, h.call(syscall.SYS_ACCEPT4, 10, 0, 0, 0))
+	if _, err := os.Lstat(made); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("%s: %v", made, err)
+	}
+
+	im := keep(t, h)
+	h.kill()
+	os.Remove(renamed)
+	other, err := net.Listen("unix", renamed)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	if refusals, err := Plan(im, Restoring{}); err != nil || !cmp.Equal(codes(refusals), []api.Code{codeAddress}) {
+		t.Errorf("another has the socket: %v, error %v", refusals, err)
+	}
+	if o, err := Open(im, Restoring{}); err == nil {
+		t.Error("another's socket was taken")
+		o.Close()
+	}
+	if c, err := net.Dial("unix", renamed); err != nil {
+		t.Errorf("another's socket is gone: %v", err)
+	} else {
+		c.Close()
+	}
+}
+
+// TestReplacedUnixSockets: another has bound to the path since.
+func TestReplacedUnixSockets(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "sock")
+	h := newHeld(t)
+	h.socket(10, kernel.FamilyUnix, socketStream)
+	h.bind(10, kernel.UnixAddress(path))
+	h.call(sysListen, 10, 7)
+	os.Remove(path)
+	other, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	refused(t, h, codeHidden)
+}

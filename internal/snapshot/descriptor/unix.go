@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path"
@@ -45,27 +46,53 @@ func (unixSocket) look(l *looking, h *handle.Handle) (refusals []api.Refusal) {
 		return []api.Refusal{refusal(codeConnection, h, leadsTo(h)+", a connection by name within the program, which is not kept", "try again when it is closed")}
 	}
 	if s.Name != "" && !s.Abstract {
-		if detail := l.socketPath(s.Name); detail != "" {
-			refusals = append(refusals, refusal(codeHidden, h, leadsTo(h)+", "+detail, "bind it to an absolute path that stays"))
+		if _, err := l.socketPath(s); err != nil {
+			refusals = append(refusals, refusal(codeHidden, h, leadsTo(h)+", "+err.Error(), "bind it to an absolute path that stays"))
 		}
 	}
 	return refusals
 }
 
-// socketPath tells why the path of a bound socket can't be bound again, or "".
-func (l *looking) socketPath(name string) string {
-	if !path.IsAbs(name) {
-		return "by a path that is not absolute"
+// socketPath returns where the file of a bound socket is: at the path that it was bound
+// to, or, renamed, in the same folder.
+func (l *looking) socketPath(s *handle.Socket) (string, error) {
+	if !path.IsAbs(s.Name) {
+		return "", errors.New("by a path that is not absolute")
 	}
 	for _, p := range l.processes {
 		if root, err := os.Readlink(fmt.Sprintf("/proc/%d/root", p.PID())); err != nil || root != "/" {
-			return "by a path in another root directory"
+			return "", errors.New("by a path in another root directory")
 		}
 	}
-	if info, err := os.Lstat(name); err != nil || info.Mode()&fs.ModeSocket == 0 {
-		return "but the path leads to something else"
+	if isSocketFile(s.Name, s.FileInode) {
+		return s.Name, nil
 	}
-	return ""
+	folder, err := os.Open(path.Dir(s.Name))
+	if err == nil {
+		defer folder.Close()
+		var entries []fs.DirEntry
+		// Folders with more than that are no places of sockets.
+		if entries, err = folder.ReadDir(maxEntries); err == nil || errors.Is(err, io.EOF) {
+			for _, e := range entries {
+				if name := path.Join(path.Dir(s.Name), e.Name()); e.Type()&fs.ModeSocket != 0 && isSocketFile(name, s.FileInode) {
+					return name, nil
+				}
+			}
+		}
+	}
+	return "", errors.New("but the path leads to something else")
+}
+
+const maxEntries = 10_000
+
+// isSocketFile reports whether a path leads to the file of a socket.
+func isSocketFile(name string, inode uint32) bool {
+	info, err := os.Lstat(name)
+	if err != nil || info.Mode()&fs.ModeSocket == 0 {
+		return false
+	}
+	stat, ok := info.Sys().(*syscall.Stat_t)
+	return ok && inode != 0 && uint32(stat.Ino) == inode
 }
 
 func (unixSocket) dump(d *dumping, h *handle.Handle, raw kernel.Raw, s *image.Socket) error {
@@ -78,7 +105,7 @@ func (unixSocket) dump(d *dumping, h *handle.Handle, raw kernel.Raw, s *image.So
 		if now.Receive > 0 {
 			return refusal(codeWaiting, h, fmt.Sprintf("%s, which has %d connections that were not accepted", leadsTo(h), now.Receive), "try again")
 		}
-		return d.keepPath(h, s)
+		return d.keepPath(h, now, s)
 	}
 	s.PeerID, s.Shutdown = now.Peer, now.Shutdown
 	switch {
@@ -88,7 +115,7 @@ func (unixSocket) dump(d *dumping, h *handle.Handle, raw kernel.Raw, s *image.So
 	case s.PeerID != 0 && !d.ownSocket(s.PeerID):
 		return refusal(codeOutside, h, leadsTo(h)+", whose other end is not the program's", inheritRemedy(h.FD))
 	}
-	if err := d.keepPath(h, s); err != nil {
+	if err := d.keepPath(h, now, s); err != nil {
 		return err
 	}
 	return keepQueue(h, raw, s)
@@ -101,20 +128,20 @@ func byName(s *image.Socket) bool {
 }
 
 // keepPath keeps what the file of a bound socket is like.
-func (d *dumping) keepPath(h *handle.Handle, s *image.Socket) error {
-	name := unixName(s.Local)
-	if name == "" || name[0] == 0 {
+func (d *dumping) keepPath(h *handle.Handle, now *handle.Socket, s *image.Socket) error {
+	if name := unixName(s.Local); name == "" || name[0] == 0 {
 		return nil
 	}
-	if detail := d.socketPath(name); detail != "" {
-		return refusal(codeHidden, h, leadsTo(h)+", "+detail, "bind it to an absolute path that stays")
+	name, err := d.socketPath(now)
+	if err != nil {
+		return refusal(codeHidden, h, leadsTo(h)+", "+err.Error(), "bind it to an absolute path that stays")
 	}
 	info, err := os.Lstat(name)
 	if err != nil {
 		return err
 	}
 	stat := info.Sys().(*syscall.Stat_t)
-	s.Path = &image.SocketPath{Mode: stat.Mode & 0o7777, UID: stat.Uid, GID: stat.Gid}
+	s.Path = &image.SocketPath{Path: name, Mode: stat.Mode & 0o7777, UID: stat.Uid, GID: stat.Gid}
 	return nil
 }
 
@@ -156,40 +183,53 @@ func (unixSocket) plan(p *planning, i int, s *image.Socket) []api.Refusal {
 	if name[0] == 0 {
 		what = "@" + name[1:]
 	}
-	taken, err := taken(s)
-	if err == nil && s.Path != nil {
-		var info fs.FileInfo
-		if info, err = os.Stat(path.Dir(name)); err == nil && !info.IsDir() {
-			err = syscall.ENOTDIR
-		}
+	taken, err := taken(s.Type, s.Local)
+	if s.Path != nil && err == nil && !taken && s.Path.Path != name {
+		what = s.Path.Path
+		taken, err = takenPath(s.Type, kernel.UnixAddress(what))
 	}
 	switch {
 	case err != nil:
 		return []api.Refusal{p.refusal(codeAddress, i, fmt.Sprintf("a socket at %s can't be made: %v", what, err), "make room for it")}
 	case taken:
-		return []api.Refusal{p.refusal(codeAddress, i, "somebody else has the socket "+what, "end what has it")}
+		return []api.Refusal{p.refusal(codeAddress, i, "somebody else has "+what, "end what has it, or remove it")}
 	}
 	return nil
 }
 
-// taken reports whether somebody has the name of a socket. Of a path it is asked by
-// connecting a socket of another type, which nobody notices; of an abstract name, of
-// which each type has its own, by binding to it.
-func taken(s *image.Socket) (bool, error) {
-	name := unixName(s.Local)
-	if name[0] == 0 {
-		raw, err := kernel.NewSocket(kernel.FamilyUnix, s.Type, 0)
-		if err != nil {
-			return false, err
-		}
-		err = raw.Bind(s.Local)
-		if errors.Is(err, syscall.EADDRINUSE) {
-			return true, raw.Close()
-		}
-		return false, errors.Join(err, raw.Close())
+// taken reports whether somebody has the name of a socket.
+func taken(kind int, name []byte) (bool, error) {
+	if unixName(name)[0] != 0 {
+		return takenPath(kind, name)
+	}
+	// Of abstract names each type has its own: it is asked by binding to it.
+	raw, err := kernel.NewSocket(kernel.FamilyUnix, kind, 0)
+	if err != nil {
+		return false, err
+	}
+	err = raw.Bind(name)
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return true, raw.Close()
+	}
+	return false, errors.Join(err, raw.Close())
+}
+
+// takenPath reports whether a path is a socket's that somebody has, or anything else. It
+// is asked by connecting a socket of another type, which nobody notices.
+func takenPath(kind int, name []byte) (bool, error) {
+	at := unixName(name)
+	if info, err := os.Stat(path.Dir(at)); err != nil || !info.IsDir() {
+		return false, errors.Join(err, fmt.Errorf("%s is to be a folder", path.Dir(at)))
+	}
+	info, err := os.Lstat(at)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return false, nil
+	case err != nil || info.Mode()&fs.ModeSocket == 0:
+		return true, err
 	}
 	other := socketPacket
-	if s.Type == other {
+	if kind == other {
 		other = socketStream
 	}
 	raw, err := kernel.NewSocket(kernel.FamilyUnix, other, 0)
@@ -197,16 +237,8 @@ func taken(s *image.Socket) (bool, error) {
 		return false, err
 	}
 	defer raw.Close()
-	err = raw.Connect(s.Local)
-	switch {
-	case errors.Is(err, syscall.ECONNREFUSED):
-		// It is the file of a socket that nobody has, or no socket's.
-		info, err := os.Lstat(name)
-		return err == nil && info.Mode()&fs.ModeSocket == 0, err
-	case errors.Is(err, syscall.ENOENT):
-		return false, nil
-	}
-	return true, nil
+	err = raw.Connect(name)
+	return !errors.Is(err, syscall.ECONNREFUSED) && !errors.Is(err, syscall.ENOENT), nil
 }
 
 // A pairEnds is the two ends of a pair that is made again.
@@ -234,25 +266,48 @@ func (unixSocket) open(o *Opened, i int, s *image.Socket) (kernel.Raw, error) {
 }
 
 func bindUnix(raw kernel.Raw, s *image.Socket) error {
-	if name := unixName(s.Local); name != "" {
-		if name[0] != 0 {
-			if err := kernel.RemoveSocket(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
-				return err
-			}
-		}
+	name := unixName(s.Local)
+	switch {
+	case name == "":
+	case name[0] == 0:
 		if err := raw.Bind(s.Local); err != nil {
 			return err
 		}
-		if name[0] != 0 && s.Path != nil {
-			if err := kernel.SetOwnership(name, s.Path.UID, s.Path.GID, s.Path.Mode); err != nil {
-				return err
-			}
+	default:
+		if err := bindPath(raw, s, name); err != nil {
+			return err
 		}
 	}
 	if s.State == stateListening {
 		return raw.Listen(s.Backlog)
 	}
 	return nil
+}
+
+// bindPath binds a socket to a path, and renames its file to where it was.
+func bindPath(raw kernel.Raw, s *image.Socket, name string) error {
+	for _, at := range []string{name, s.Path.Path} {
+		taken, err := takenPath(s.Type, kernel.UnixAddress(at))
+		if err == nil && taken {
+			err = syscall.EADDRINUSE
+		}
+		if err == nil {
+			err = kernel.RemoveSocket(at)
+		}
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("make room for a socket at %s: %w", at, err)
+		}
+	}
+	if err := raw.Bind(s.Local); err != nil {
+		return err
+	}
+	if err := kernel.SetOwnership(name, s.Path.UID, s.Path.GID, s.Path.Mode); err != nil {
+		return err
+	}
+	if s.Path.Path == name {
+		return nil
+	}
+	return os.Rename(name, s.Path.Path)
 }
 
 // openPair makes both ends of a pair when the first of them is opened.
