@@ -7,6 +7,8 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -94,11 +96,15 @@ func (s *subject) report(t *testing.T) {
 		if _, err := s.stdin.WriteString("report\n"); err != nil {
 			t.Fatal(err)
 		}
-		if err := s.answers.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
+		if err := s.answers.SetReadDeadline(time.Now().Add(2 * time.Second)); err != nil {
 			t.Fatal(err)
 		}
 		if !s.stdout.Scan() {
-			t.Fatalf("the fixture says nothing: %v", s.stdout.Err())
+			threads := s.threads()
+			if strings.Contains(threads, "zombie") {
+				threads += fmt.Sprintf("ended by %v", s.wait(t).Signal())
+			}
+			t.Fatalf("the fixture says nothing: %v\n%s", s.stdout.Err(), threads)
 		}
 		var r testbed.Report
 		if err := json.Unmarshal(s.stdout.Bytes(), &r); err != nil {
@@ -113,6 +119,19 @@ func (s *subject) report(t *testing.T) {
 			return
 		}
 	}
+}
+
+// threads tells what each thread does.
+func (s *subject) threads() string {
+	var b strings.Builder
+	names, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*", s.pid))
+	for _, name := range names {
+		status, _ := os.ReadFile(filepath.Join(name, "status"))
+		call, _ := os.ReadFile(filepath.Join(name, "syscall"))
+		fmt.Fprintf(&b, "%s: %s, %s, blocked %s, pending %s, in %s", filepath.Base(name), field(string(status), "Name"),
+			field(string(status), "State"), field(string(status), "SigBlk"), field(string(status), "SigPnd"), call)
+	}
+	return b.String()
 }
 
 // quit tells the fixture to end, which it must do in good order.
@@ -134,6 +153,12 @@ func (s *subject) cycle(t *testing.T) Result {
 	if _, err := os.Stat(fmt.Sprintf("/proc/%d", s.pid)); !errors.Is(err, fs.ErrNotExist) {
 		t.Fatalf("process %d is still there: %v", s.pid, err)
 	}
+	return s.restore(t, img)
+}
+
+// restore restores the process.
+func (s *subject) restore(t *testing.T, img *memoryImage) Result {
+	t.Helper()
 	plan, err := Look(t.Context(), img, Options{Inherit: map[int]*os.File{0: s.files[0], 1: s.files[1], 2: s.files[2]}})
 	if err != nil {
 		t.Fatal(err)
