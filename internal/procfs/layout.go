@@ -179,7 +179,7 @@ type Timer struct {
 	Clock  int
 }
 
-// Timers reads /proc/PID/timers, proc_pid_timers(5). A kernel without it
+// Timers reads /proc/PID/timers, proc_pid_timers(5), by ascending id. A kernel without it
 // (CONFIG_CHECKPOINT_RESTORE) says fs.ErrNotExist.
 func (p *Process) Timers() (all []Timer, err error) {
 	err = p.read("timers", func(text []byte) (err error) {
@@ -226,5 +226,7 @@ func parseTimers(text []byte) (all []Timer, err error) {
 			return nil, fmt.Errorf("parse timers: %.60q: %w", line, err)
 		}
 	}
+	// The kernel's order is its own: the newest may come first.
+	slices.SortStableFunc(all, func(a, b Timer) int { return a.ID - b.ID })
 	return all, nil
 }

@@ -60,7 +60,7 @@ func must(s string, err error) string {
 }
 
 func TestParseTimers(t *testing.T) {
-	got, err := parseTimers([]byte("ID: 1\nsignal: 60/00007fff86e452a8\nnotify: signal/pid.2634\nClockID: 0\nID: 5\nsignal: 34/0000000000000001\nnotify: none/tid.77\nClockID: 1\n"))
+	got, err := parseTimers([]byte("ID: 5\nsignal: 34/0000000000000001\nnotify: none/tid.77\nClockID: 1\nID: 1\nsignal: 60/00007fff86e452a8\nnotify: signal/pid.2634\nClockID: 0\n"))
 	want := []Timer{{ID: 1, Signal: 60, Value: 0x7fff86e452a8}, {ID: 5, Signal: 34, Value: 1, Notify: 1 | 4, Thread: 77, Clock: 1}}
 	if err != nil || !reflect.DeepEqual(got, want) {
 		t.Errorf("%+v, %v", got, err)
