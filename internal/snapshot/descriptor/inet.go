@@ -24,13 +24,14 @@ const (
 
 func (inetSocket) look(l *looking, h *handle.Handle) []api.Refusal {
 	s := h.Socket
-	if s.Protocol != "tcp" && s.Protocol != "udp" {
+	tcp := s.Protocol == "tcp" || s.Protocol == "mptcp"
+	if !tcp && s.Protocol != "udp" {
 		return []api.Refusal{refusal(codeKind, h, leadsTo(h)+", which is not kept", "close it, or "+inheritRemedy(h.FD))}
 	}
 	if here, err := l.network(h.PID); err != nil || !here {
 		return []api.Refusal{refusal(codeNetwork, h, leadsTo(h)+", in another network namespace", "run vos in it: nsenter --net")}
 	}
-	if s.Protocol == "tcp" && s.Found && s.State != "listen" && s.State != stateUnconnected {
+	if tcp && s.Found && s.State != "listen" && s.State != stateUnconnected {
 		return []api.Refusal{connectionRefusal(h)}
 	}
 	return nil
@@ -58,7 +59,7 @@ func (inetSocket) dump(d *dumping, h *handle.Handle, raw kernel.Raw, s *image.So
 	if len(info) < 32 {
 		return fmt.Errorf("TCP_INFO has %d bytes", len(info))
 	}
-	if ulp, err := raw.Option(levelTCP, tcpULP); err == nil && len(ulp) > 0 && ulp[0] != 0 {
+	if ulp, err := raw.Option(levelTCP, tcpULP); err == nil && s.Protocol == levelTCP && len(ulp) > 0 && ulp[0] != 0 {
 		return refusal(codeConnection, h, leadsTo(h)+", which has a protocol in the kernel", "none is known")
 	}
 	switch info[0] {
@@ -117,7 +118,7 @@ func openInet(s *image.Socket, whole bool) (_ kernel.Raw, err error) {
 		}
 	}()
 	bound := !unspecified(s.Local)
-	if bound && s.Protocol == levelTCP {
+	if bound && isTCP(s) {
 		// What is left of connections to the address keeps nobody else off.
 		on := binary.NativeEndian.AppendUint32(nil, 1)
 		if err := raw.SetOption(levelSocket, soReuseAddress, on); err != nil {

@@ -34,6 +34,8 @@ const (
 	soDomain       = 39
 	soBufferLock   = 72
 
+	protocolMPTCP = 262
+
 	tcpInfo = 11
 	tcpULP  = 31
 )
@@ -56,6 +58,9 @@ func levelsOf(family, protocol int) []int {
 	levels := []int{levelSocket, levelIP}
 	if family == kernel.FamilyIPv6 {
 		levels = append(levels, levelIPv6)
+	}
+	if protocol == protocolMPTCP {
+		protocol = levelTCP
 	}
 	return append(levels, protocol)
 }

@@ -125,13 +125,16 @@ func newSocket(s *image.Socket) (kernel.Raw, error) {
 	return raw, nil
 }
 
+// isTCP reports whether a socket is one of TCP, or of MPTCP, which Go's servers listen with.
+func isTCP(s *image.Socket) bool { return s.Protocol == levelTCP || s.Protocol == protocolMPTCP }
+
 // checkSocket makes sure that an image's socket is of a kind that is made.
 func checkSocket(s *image.Socket) error {
 	if s == nil || familyNames[s.Family] == "" {
 		return errors.New("it is of no family that this vos can make")
 	}
 	streams := s.Type == socketStream
-	right := streams && (s.Protocol == levelTCP) || s.Type == socketDgram && s.Protocol == levelUDP
+	right := streams && isTCP(s) || s.Type == socketDgram && s.Protocol == levelUDP
 	if s.Family == kernel.FamilyUnix {
 		if name := unixName(s.Local); name != "" && name[0] != 0 && name[0] != '/' {
 			return fmt.Errorf("its path %.100q is not absolute", name)

@@ -307,6 +307,10 @@ func TestInetSocketsAreKept(t *testing.T) {
 	h.setOption(13, levelIP, 1, 16)
 	h.connect(13, []byte(h.name(syscall.SYS_GETSOCKNAME, 12)))
 	h.connect(12, []byte(h.name(syscall.SYS_GETSOCKNAME, 13)))
+	h.call(sysDup3, h.call(syscall.SYS_SOCKET, kernel.FamilyIPv4, socketStream, protocolMPTCP), 17, 0)
+	h.setOption(17, levelSocket, soReuseAddress, 1)
+	h.bind(17, inetName(t, "127.0.0.1:0"))
+	h.call(sysListen, 17, 9)
 	h.socket(14, kernel.FamilyIPv4, socketStream) // new
 	h.socket(15, kernel.FamilyIPv4, socketStream) // bound only
 	h.bind(15, inetName(t, "127.0.0.1:0"))
@@ -315,12 +319,12 @@ func TestInetSocketsAreKept(t *testing.T) {
 
 	im := keep(t, h)
 	refusals, err := Plan(im, Restoring{})
-	if err != nil || len(refusals) != 6 {
+	if err != nil || len(refusals) != 7 {
 		t.Errorf("addresses that are taken: %v, error %v", refusals, err)
 	}
-	h = h.sockets(10, 11, 12, 13, 14, 15, 16)
+	h = h.sockets(10, 11, 12, 13, 14, 15, 16, 17)
 
-	for _, fd := range []int{10, 11} {
+	for _, fd := range []int{10, 11, 17} {
 		address := []byte(h.name(syscall.SYS_GETSOCKNAME, fd))
 		c, err := net.DialTimeout("tcp", inetText(address), 10*time.Second)
 		if err != nil {
@@ -344,19 +348,29 @@ func TestInetSocketsAreKept(t *testing.T) {
 
 func TestInetSocketsThatAreRefused(t *testing.T) {
 	h := newHeld(t)
-	h.socket(10, kernel.FamilyIPv4, socketStream)
-	h.bind(10, inetName(t, "127.0.0.1:0"))
-	h.call(sysListen, 10, 11)
-	address := inetText([]byte(h.name(syscall.SYS_GETSOCKNAME, 10)))
-	client, err := net.Dial("tcp", address)
-	if err != nil {
-		t.Fatal(err)
+	for _, protocol := range []int{levelTCP, protocolMPTCP} {
+		for _, multi := range []bool{false, true} {
+			h.call(sysDup3, h.call(syscall.SYS_SOCKET, kernel.FamilyIPv4, socketStream, protocol), 10, 0)
+			h.call(sysClose, 0)
+			h.bind(10, inetName(t, "127.0.0.1:0"))
+			h.call(sysListen, 10, 11)
+			address := inetText([]byte(h.name(syscall.SYS_GETSOCKNAME, 10)))
+			var dialer net.Dialer
+			dialer.SetMultipathTCP(multi)
+			client, err := dialer.Dial("tcp", address)
+			if err != nil {
+				t.Fatal(err)
+			}
+			refusedNow(t, h, codeWaiting)
+			accepted := h.call(syscall.SYS_ACCEPT4, 10, 0, 0, 0)
+			refused(t, h, codeConnection)
+			client.Close()
+			h.wants(accepted, "")
+			refused(t, h, codeConnection)
+			h.call(sysClose, accepted)
+			refused(t, h)
+		}
 	}
-	defer client.Close()
-	refusedNow(t, h, codeWaiting)
-	accepted := h.call(syscall.SYS_ACCEPT4, 10, 0, 0, 0)
-	refused(t, h, codeConnection)
-	h.call(sysClose, accepted)
 
 	h.socket(11, kernel.FamilyIPv4, socketDgram)
 	h.bind(11, inetName(t, "127.0.0.1:0"))
