@@ -441,3 +441,69 @@ func BenchmarkAppend(b *testing.B) {
 		b.Fatal(err)
 	}
 }
+
+// TestAnyBytes keeps paths and arguments that are no UTF-8.
+func TestAnyBytes(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "image")
+	w := create(t, dir, WriteOptions{})
+	img := small(keep(t, w, 0x10000, pattern(1, 1)))
+	img.Processes[0].Command = []string{"caf\xe9", "\xff\xfe"}
+	img.Processes[0].Directory = "/srv/caf\xe9"
+	commit(t, w, img)
+	if r := open(t, dir, ReadOptions{}); !reflect.DeepEqual(r.Image(), img) {
+		t.Errorf("read %q in %q", r.Image().Processes[0].Command, r.Image().Processes[0].Directory)
+	}
+}
+
+// TestUnreadableIsNotWritten gives values that can be encoded, but not decoded.
+func TestUnreadableIsNotWritten(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "image")
+	w := create(t, dir, WriteOptions{})
+	img := small(keep(t, w, 0x10000, pattern(1, 1)))
+	img.Processes[0].Executable.Modified = time.Date(12000, 1, 1, 0, 0, 0, 0, time.UTC)
+	if _, err := w.Commit(img); err == nil {
+		t.Error("an image that can't be read again was written")
+	}
+	if _, err := os.Lstat(dir); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("it is there: %v", err)
+	}
+}
+
+// TestFailedPages does not commit pages that could not be written, whatever the caller
+// made of the error.
+func TestFailedPages(t *testing.T) {
+	recipient, _ := identity(t)
+	for _, o := range []WriteOptions{{}, {Compression: Zstd}, {Recipients: []string{recipient}}} {
+		dir := filepath.Join(t.TempDir(), "image")
+		w := create(t, dir, o)
+		run := keep(t, w, 0x10000, pattern(1, 1))
+		if err := w.pages.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.Append(pattern(64, 1)); err == nil {
+			t.Errorf("%+v: pages were written to a closed file", o)
+		}
+		if _, err := w.Commit(small(run)); err == nil {
+			t.Errorf("%+v: it was committed", o)
+		}
+		if _, err := os.Lstat(dir); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("it is there: %v", err)
+		}
+	}
+}
+
+// TestFIFO opens what is no file, and does not wait for a writer of it.
+func TestFIFO(t *testing.T) {
+	for _, name := range []string{indexName, pagesName} {
+		dir, _ := whole(t, WriteOptions{})
+		if err := os.Remove(filepath.Join(dir, name)); err != nil {
+			t.Fatal(err)
+		}
+		if err := syscall.Mkfifo(filepath.Join(dir, name), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Open(dir, ReadOptions{}); !errors.Is(err, ErrNoImage) {
+			t.Errorf("%s as a FIFO: %v", name, err)
+		}
+	}
+}

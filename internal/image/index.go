@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"reflect"
 
 	"github.com/fxamacker/cbor/v2"
 	"github.com/zeebo/xxh3"
@@ -54,6 +55,7 @@ var (
 		MaxNestedLevels:   maxDepth,
 		ExtraReturnErrors: cbor.ExtraDecErrorUnknownField,
 		FieldNameMatching: cbor.FieldNameMatchingCaseSensitive,
+		UTF8:              cbor.UTF8DecodeInvalid, // paths and arguments are any bytes
 	}.DecMode())
 )
 
@@ -107,6 +109,12 @@ func decodeIndex(r io.Reader) (*index, error) {
 		return nil, fmt.Errorf("%w: the checksum of its index is wrong: it was damaged", ErrNoImage)
 	}
 	var e index
+	if err := decoding.Wellformed(payload.Bytes()); err != nil {
+		return nil, damaged("its index can't be decoded", err)
+	}
+	if err := affordable(payload.Bytes(), reflect.TypeFor[index]()); err != nil {
+		return nil, err
+	}
 	if err := decoding.Unmarshal(payload.Bytes(), &e); err != nil {
 		return nil, damaged("its index can't be decoded", err)
 	}

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"sort"
 	"sync"
+	"syscall"
 
 	"filippo.io/age"
 	"github.com/klauspost/compress/zstd"
@@ -134,7 +135,7 @@ func readIdentities(files []string) (all []age.Identity, err error) {
 
 // open opens a file of the image and reports whether it is encrypted.
 func (r *Reader) open(name string) (*os.File, bool, error) {
-	file, err := os.Open(filepath.Join(r.dir, name))
+	file, err := os.OpenFile(filepath.Join(r.dir, name), os.O_RDONLY|syscall.O_NONBLOCK, 0) // a FIFO does not hold it up
 	if err != nil {
 		return nil, false, err
 	}

@@ -97,6 +97,7 @@ func (c *checker) object(o *Object) {
 
 func (c *checker) process(p *Process, img *Image) {
 	c.pids(p.PID, p.Group, p.Session)
+	c.that(p.PID > 0, "%d is no process", p.PID)
 	c.that(p.Parent >= 0 && p.Parent < maxPID, "its parent is %d", p.Parent)
 	c.texts(p.Program, p.Directory, p.Root)
 	c.texts(p.Command...)
@@ -134,6 +135,7 @@ func (c *checker) threads(p *Process) {
 	for i := range p.Threads {
 		t := &p.Threads[i]
 		c.pids(t.TID)
+		c.that(t.TID > 0, "%d is no thread", t.TID)
 		c.that(!known[t.TID], "thread %d is there twice", t.TID)
 		known[t.TID] = true
 		c.that(i > 0 || t.TID == p.PID, "its first thread is not the main one")
@@ -181,6 +183,15 @@ func (c *checker) mappings(p *Process, img *Image) {
 func (c *checker) file(f *File, img *Image, known map[int]bool) {
 	c.texts(f.Kind, f.Was)
 	c.that(f.Kind != "" && len(f.Kind) <= 32, "it has no kind")
+	if o := f.Owner; o != nil {
+		c.that(o.Type >= 0 && o.Type <= 2 && o.ID > -maxPID && o.ID < maxPID, "its owner is %d of type %d", o.ID, o.Type)
+		c.that(o.Signal >= 0 && o.Signal <= maxSignals, "its signal is %d", o.Signal)
+	}
+	for _, l := range f.Locks {
+		c.pids(l.PID)
+		c.that(l.Start >= 0 && (l.End == -1 || l.End >= l.Start), "a lock from %d to %d", l.Start, l.End)
+	}
+	c.pids(f.PIDFD)
 	if f.Regular != nil {
 		c.fileRef(&f.Regular.FileRef)
 		c.runs(f.Regular.Content, 0, userEnd)

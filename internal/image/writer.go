@@ -1,6 +1,7 @@
 package image
 
 import (
+	"bytes"
 	"crypto/rand"
 	"encoding/hex"
 	"errors"
@@ -65,7 +66,7 @@ type Writer struct {
 	logical uint64 // bytes of pages so far
 	stored  uint64 // bytes of them in the file, before encryption
 	blocks  []block
-	failed  error // of an encrypted write, whose stream can't go on
+	failed  error // of a write: the pages can't become whole any more
 }
 
 // A block is where up to blockSize bytes of pages are.
@@ -230,7 +231,7 @@ func (w *Writer) Append(pages []byte) (Place, error) {
 	w.mu.Unlock()
 	for _, data := range packed {
 		if _, err := w.pages.WriteAt(data, int64(at)); err != nil {
-			return Place{}, w.written(err)
+			return Place{}, w.fail(err)
 		}
 		at += uint64(len(data))
 	}
@@ -250,8 +251,20 @@ func (w *Writer) appendRaw(pages []byte) (Place, error) {
 	}
 	w.blocks = append(w.blocks, blocks...)
 	w.mu.Unlock()
-	_, err := w.pages.WriteAt(pages, int64(start))
-	return Place{Offset: start}, w.written(err)
+	if _, err := w.pages.WriteAt(pages, int64(start)); err != nil {
+		return Place{}, w.fail(err)
+	}
+	return Place{Offset: start}, nil
+}
+
+// fail keeps the first error of writing pages, for Commit.
+func (w *Writer) fail(err error) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.failed == nil {
+		w.failed = err
+	}
+	return w.written(err)
 }
 
 // blocksOf cuts pages into blocks, whose Logical counts from the first byte.
@@ -280,12 +293,15 @@ func (w *Writer) Parent() *Reader { return w.parent }
 // Commit writes the index, makes sure that all is on the disk, and lets the directory
 // appear under its name. It sets the image's ID and Parent, and returns the bytes that
 // the image takes on its disk. After an error nothing is left.
-func (w *Writer) Commit(img *Image) (bytes int64, err error) {
+func (w *Writer) Commit(img *Image) (size int64, err error) {
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, w.Abort())
 		}
 	}()
+	if w.failed != nil {
+		return 0, w.written(w.failed)
+	}
 	img.ID = w.id
 	e := index{Image: img, Pages: w.logical, Stored: w.stored, Blocks: w.blocks}
 	if w.parent != nil {
@@ -325,7 +341,7 @@ func (w *Writer) Commit(img *Image) (bytes int64, err error) {
 		if err != nil {
 			return 0, w.written(err)
 		}
-		bytes += info.Size()
+		size += info.Size()
 	}
 	if err := kernel.RenameNew(w.partial, w.dir); err != nil {
 		return 0, w.written(err)
@@ -333,19 +349,24 @@ func (w *Writer) Commit(img *Image) (bytes int64, err error) {
 	w.partial = ""
 	parent, err := os.Open(filepath.Dir(w.dir))
 	if err != nil {
-		return bytes, errors.Join(w.written(err), os.RemoveAll(w.dir))
+		return size, errors.Join(w.written(err), os.RemoveAll(w.dir))
 	}
 	err = errors.Join(parent.Sync(), parent.Close())
 	if err != nil {
-		return bytes, errors.Join(w.written(err), os.RemoveAll(w.dir))
+		return size, errors.Join(w.written(err), os.RemoveAll(w.dir))
 	}
-	return bytes, w.close()
+	return size, w.close()
 }
 
 func (w *Writer) writeIndex(e index) error {
 	data, err := e.encode()
 	if err != nil {
 		return err
+	}
+	// A program may end as soon as its image is there: better no image than one that
+	// can't be read (of a file from the year 10000, or with too long a list).
+	if _, err := decodeIndex(bytes.NewReader(data)); err != nil {
+		return fmt.Errorf("what was written could not be read again: %w", err)
 	}
 	file, err := os.OpenFile(filepath.Join(w.partial, indexName), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 	if err != nil {
