@@ -21,6 +21,7 @@ import (
 	"github.com/virtualizing-os/vos/internal/snapshot/dump"
 	"github.com/virtualizing-os/vos/internal/snapshot/restore"
 	"github.com/virtualizing-os/vos/internal/testbed"
+	"github.com/virtualizing-os/vos/internal/tracee"
 )
 
 // A restored is a program that comes and goes. It answers the lines "report" on its
@@ -244,4 +245,89 @@ func TestRestored(t *testing.T) {
 func median(all []time.Duration) time.Duration {
 	slices.Sort(all)
 	return all[len(all)/2]
+}
+
+// waiting sleeps, polls and waits for futexes again and again, each for a tenth of a
+// second, and tells whether one was cut short.
+const waiting = `
+#define _GNU_SOURCE
+#include <errno.h>
+#include <limits.h>
+#include <linux/futex.h>
+#include <poll.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+static volatile long progress[4];
+static volatile int wrong, code;
+static long now(void)
+{
+	struct timespec t;
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return t.tv_sec * 1000000000L + t.tv_nsec;
+}
+static void *wait_again(void *kind)
+{
+	long n = (long)kind;
+	static int word;
+	for (;;) {
+		struct timespec tenth = {0, 100000000};
+		long begin = now();
+		int result = 0;
+		errno = 0;
+		switch (n) {
+		case 0: result = nanosleep(&tenth, 0); break;
+		case 1: result = poll(0, 0, 100); break;
+		case 2: /* the number in an instruction, as libraries have it */
+			__asm__ volatile("mov %4, %%r10\n mov $202, %%eax\n syscall" : "=a"(result)
+				: "D"(&word), "S"(FUTEX_WAIT_PRIVATE), "d"(0), "r"(&tenth) : "rcx", "r10", "r11", "memory");
+			result = result == -ETIMEDOUT ? 0 : result;
+			break;
+		case 3: result = clock_nanosleep(CLOCK_MONOTONIC, 0, &tenth, 0); break;
+		}
+		if (result || now() - begin < 100000000)
+			wrong = n + 1, code = result ? errno ? errno : result : -1;
+		progress[n]++;
+	}
+	return 0;
+}
+int main(void)
+{
+	pthread_t t;
+	for (long n = 0; n < 4; n++)
+		pthread_create(&t, 0, wait_again, (void *)n);
+	setvbuf(stdout, 0, _IOLBF, 0);
+	puts("ready");
+	char line[100];
+	while (fgets(line, sizeof line, stdin)) {
+		long least = LONG_MAX;
+		for (int n = 0; n < 4; n++)
+			least = progress[n] < least ? progress[n] : least;
+		printf("{\"fixture\":\"waiting\",\"errors\":%d,\"error\":\"wait %d: %d\",\"progress\":%ld}\n", wrong != 0, wrong, code, least);
+	}
+}`
+
+// TestRestoredAfterStops checkpoints a program whose waits were interrupted before: its
+// kernel goes on with the rest of them, and the restored program's can't.
+func TestRestoredAfterStops(t *testing.T) {
+	p := startRestored(t, testbed.MustCompile(t, testbed.Build{Name: "waiting", Source: waiting}))
+	folder := t.TempDir()
+	for n := range 5 {
+		p.report(t)
+		for range 2 {
+			process, err := procfs.Open(p.pid)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := tracee.Do(t.Context(), process, tracee.Options{}, (*tracee.Session).StopAll); err != nil {
+				t.Fatal(err)
+			}
+			process.Close()
+		}
+		p.cycle(t, filepath.Join(folder, fmt.Sprint(n)))
+	}
+	p.report(t)
 }

@@ -21,6 +21,7 @@ const (
 	codeNoScratch     api.Code = "no_scratch"
 	CodeNoSafePoint   api.Code = "no_safe_point"
 	codePendingCall   api.Code = "pending_call"
+	codeRestarted     api.Code = "restarted_call"
 )
 
 func zombieRefusal(pid int) error {

@@ -2,11 +2,13 @@ package tracee
 
 import (
 	"cmp"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"slices"
 	"syscall"
 
+	"github.com/virtualizing-os/vos/internal/api"
 	"github.com/virtualizing-os/vos/internal/kernel"
 )
 
@@ -42,6 +44,9 @@ func (s *Session) ThreadStates() ([]ThreadState, error) {
 		}
 		state.Registers = way.regs
 		state.Registers.OrigRAX = outsideSyscall
+		if err := s.nameRestarted(t, &state.Registers); err != nil {
+			return nil, err
+		}
 		var err error
 		if state.Mask, err = kernel.GetSignalMask(tid); err != nil {
 			return nil, err
@@ -64,6 +69,28 @@ func (s *Session) ThreadStates() ([]ThreadState, error) {
 		return cmp.Compare(a.TID, b.TID)
 	})
 	return states, nil
+}
+
+// nameRestarted gives a thread that is to go on with a system call by restart_syscall,
+// as it was interrupted more than once, that call to make: what restart_syscall would go
+// on with only this thread's kernel knows. Its number stands in the instruction before
+// the one that called it (mov $number, %eax; syscall).
+func (s *Session) nameRestarted(t *thread, regs *kernel.Registers) error {
+	if regs.RAX != sysRestartSyscall || regs.RIP == t.regs.RIP {
+		return nil // it makes no call again, or another
+	}
+	const movEAX, movLength = 0xb8, 5
+	var code [movLength]byte
+	if _, err := s.memory.ReadAt(code[:], int64(regs.RIP-movLength)); err == nil && code[0] == movEAX {
+		switch number := binary.LittleEndian.Uint32(code[1:]); number {
+		case syscall.SYS_NANOSLEEP, syscall.SYS_CLOCK_NANOSLEEP, syscall.SYS_POLL, syscall.SYS_FUTEX:
+			regs.RAX = uint64(number)
+			return nil
+		}
+	}
+	return api.Refusal{Code: codeRestarted, Subject: fmt.Sprintf("thread %d of process %d", t.tid, s.process.PID()),
+		Detail: "it goes on with a system call that was interrupted before, and its code does not tell which",
+		Remedy: "try again when that wait has ended"}
 }
 
 func btoi(b bool) int {
