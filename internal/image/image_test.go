@@ -271,6 +271,45 @@ func TestDiskFull(t *testing.T) {
 	if left, err := os.ReadDir(folder); err != nil || len(left) > 0 {
 		t.Errorf("left %v, %v", left, err)
 	}
+
+	w = create(t, filepath.Join(folder, "image"), WriteOptions{})
+	run := keep(t, w, 0x10000, pattern(1, 1))
+	other := filepath.Join(folder, "other")
+	if err := os.WriteFile(other, make([]byte, 2<<20), 0o600); !errors.Is(err, syscall.ENOSPC) {
+		t.Fatalf("the disk is not full: %v", err)
+	}
+	if _, err := w.Commit(small(run)); !errors.Is(err, syscall.ENOSPC) || !strings.Contains(err.Error(), "make room") {
+		t.Errorf("an index on a full disk: %v", err)
+	}
+	if left, err := os.ReadDir(folder); err != nil || len(left) != 1 {
+		t.Errorf("left %v, %v", left, err)
+	}
+}
+
+// TestFileTooLarge writes more than a file may have.
+func TestFileTooLarge(t *testing.T) {
+	folder := t.TempDir()
+	w := create(t, filepath.Join(folder, "image"), WriteOptions{})
+	var was syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_FSIZE, &was); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Setrlimit(syscall.RLIMIT_FSIZE, &syscall.Rlimit{Cur: 1 << 20, Max: was.Max}); err != nil {
+		t.Fatal(err)
+	}
+	_, err := w.Append(pattern(1024, 1))
+	if err := syscall.Setrlimit(syscall.RLIMIT_FSIZE, &was); err != nil {
+		t.Fatal(err)
+	}
+	if !errors.Is(err, syscall.EFBIG) || !strings.Contains(err.Error(), "make room") {
+		t.Errorf("4 MiB where 1 MiB is allowed: %v", err)
+	}
+	if err := w.Abort(); err != nil {
+		t.Error(err)
+	}
+	if left, err := os.ReadDir(folder); err != nil || len(left) > 0 {
+		t.Errorf("left %v, %v", left, err)
+	}
 }
 
 // whole writes an image and returns its directory and the bytes of its files.
@@ -357,6 +396,19 @@ func TestHostile(t *testing.T) {
 		"no object":               func(e *index) { e.Image.Processes[0].Mappings[0].Kind = InObject },
 		"no thread":               func(e *index) { e.Image.Processes[0].Threads = nil },
 		"a thread's pid":          func(e *index) { e.Image.Processes[0].Threads[0].TID = 1 << 30 },
+		"process 0": func(e *index) {
+			e.Image.Processes[0].PID, e.Image.Processes[0].Threads[0].TID = 0, 0
+		},
+		"a thread of two processes": func(e *index) {
+			second := e.Image.Processes[0]
+			second.PID, second.Parent = 813, 812
+			main, other := second.Threads[0], second.Threads[0]
+			main.TID = 813
+			second.Threads = []Thread{main, other}
+			e.Image.Processes = append(e.Image.Processes, second)
+		},
+		"an owner of no type":     func(e *index) { e.Image.Files[0].Owner = &Owner{Type: 7} },
+		"a lock that ends first":  func(e *index) { e.Image.Files[0].Locks = []Lock{{Start: 5, End: 3}} },
 		"a kernel address":        func(e *index) { e.Image.Processes[0].Threads[0].Registers.RIP = 1 << 63 },
 		"a short siginfo":         func(e *index) { e.Image.Processes[0].Threads[0].Pending[0] = nil },
 		"a large xstate":          func(e *index) { e.Image.Processes[0].Threads[0].XState = make([]byte, 1<<20) },

@@ -28,6 +28,8 @@ type checker struct {
 	err   error
 	where string
 	limit []uint64 // bytes of pages of this image, its parent, and so on
+
+	threadIDs map[int]bool // of all processes so far
 }
 
 func (c *checker) that(right bool, format string, args ...any) {
@@ -39,7 +41,7 @@ func (c *checker) that(right bool, format string, args ...any) {
 // validate checks that whoever uses the values will find all that they refer to, and
 // that nothing is larger than it may be. It says what is wrong first.
 func (e *index) validate(parent *Reader) error {
-	c := &checker{where: "pages", limit: []uint64{e.Pages}}
+	c := &checker{where: "pages", limit: []uint64{e.Pages}, threadIDs: map[int]bool{}}
 	for p := parent; p != nil; p = p.parent {
 		c.limit = append(c.limit, p.index.Pages)
 	}
@@ -131,13 +133,12 @@ func (c *checker) process(p *Process, img *Image) {
 
 func (c *checker) threads(p *Process) {
 	c.that(len(p.Threads) > 0 && len(p.Threads) <= maxThreads, "it has %d threads", len(p.Threads))
-	known := map[int]bool{}
 	for i := range p.Threads {
 		t := &p.Threads[i]
 		c.pids(t.TID)
 		c.that(t.TID > 0, "%d is no thread", t.TID)
-		c.that(!known[t.TID], "thread %d is there twice", t.TID)
-		known[t.TID] = true
+		c.that(!c.threadIDs[t.TID], "thread %d is there twice", t.TID)
+		c.threadIDs[t.TID] = true
 		c.that(i > 0 || t.TID == p.PID, "its first thread is not the main one")
 		c.that(len(t.Name) < 16, "the name of thread %d is too long", t.TID)
 		c.texts(t.Name)
