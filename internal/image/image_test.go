@@ -195,6 +195,38 @@ func TestParents(t *testing.T) {
 	}
 }
 
+// TestLongestChain makes images until one more could not be read.
+func TestLongestChain(t *testing.T) {
+	folder := t.TempDir()
+	var run Run
+	for n := range MaxParents + 2 {
+		o, dir := WriteOptions{}, filepath.Join(folder, fmt.Sprint(n))
+		if n > 0 {
+			o.Parent = filepath.Join(folder, fmt.Sprint(n-1))
+		}
+		if n == MaxParents+1 {
+			if _, err := Create(dir, o); err == nil || !strings.Contains(err.Error(), "another parent") {
+				t.Errorf("an image with %d parents was begun: %v", n, err)
+			}
+			break
+		}
+		w := create(t, dir, o)
+		if n == 0 {
+			run = keep(t, w, 0x10000, pattern(1, 1))
+		}
+		run.Place.Up = n
+		commit(t, w, small(run))
+	}
+	r := open(t, filepath.Join(folder, fmt.Sprint(MaxParents)), ReadOptions{})
+	got := make([]byte, PageSize)
+	if err := r.ReadPages(run.Place, got); err != nil || !bytes.Equal(got, pattern(1, 1)) {
+		t.Errorf("a page of the first image: %v", err)
+	}
+	if left, err := os.ReadDir(folder); err != nil || len(left) != MaxParents+1 {
+		t.Errorf("%d images, %v", len(left), err)
+	}
+}
+
 // TestNothingIsLeft gives up, dies and fails on the way: no directory appears.
 func TestNothingIsLeft(t *testing.T) {
 	folder := t.TempDir()

@@ -18,8 +18,8 @@ import (
 	"github.com/zeebo/xxh3"
 )
 
-// maxGenerations bounds a chain of parents.
-const maxGenerations = 64
+// MaxParents bounds a chain of parents.
+const MaxParents = 64
 
 // ReadOptions say how an image is opened.
 type ReadOptions struct {
@@ -92,8 +92,8 @@ func openParent(dir string, e *index, options ReadOptions) (*Reader, error) {
 	if !filepath.IsAbs(path) {
 		path = filepath.Join(filepath.Dir(dir), path)
 	}
-	if options.depth++; options.depth > maxGenerations {
-		return nil, fmt.Errorf("read image %s: %w: more than %d parents", dir, ErrNoImage, maxGenerations)
+	if options.depth++; options.depth > MaxParents {
+		return nil, fmt.Errorf("read image %s: %w: more than %d parents", dir, ErrNoImage, MaxParents)
 	}
 	chain := map[string]bool{e.Image.ID: true}
 	for id := range options.chain {

@@ -102,6 +102,9 @@ func Create(dir string, options WriteOptions) (_ *Writer, err error) {
 		if w.parent, err = Open(options.Parent, ReadOptions{Identities: options.Identities}); err != nil {
 			return nil, fmt.Errorf("open parent image: %w", err)
 		}
+		if len(w.parent.Parents()) >= MaxParents {
+			return nil, fmt.Errorf("make image %s: its parent %s has %d parents already, which is the most: name another parent, or none", dir, options.Parent, MaxParents)
+		}
 	}
 	if w.partial, err = os.MkdirTemp(filepath.Dir(dir), partialPrefix(dir)+"*"); err != nil {
 		return nil, fmt.Errorf("make image %s: %w", dir, err)

@@ -20,7 +20,8 @@ const seriesFormat = "20060102T150405.000Z"
 
 // series writes checkpoints of a program every so often into a folder, until the
 // context ends or the program does. Images build on the one before, and every
-// r.Keep-th on none; the last r.Keep are kept, with those that they build on. One that is
+// r.Keep-th (or image.MaxParents-th) on none; the last r.Keep are kept, with those that
+// they build on. One that is
 // refused or fails is told, and tried again at the next time; if it is the first, it is
 // the last.
 func series(ctx context.Context, p *procfs.Process, r api.CheckpointRequest, emit func(api.Snapshot) error) error {
@@ -41,7 +42,7 @@ func series(ctx context.Context, p *procfs.Process, r api.CheckpointRequest, emi
 		}
 		if s.Outcome == api.Checkpointed {
 			made++
-			if parent, grown = one.Directory, grown+1; grown == r.Keep {
+			if parent, grown = one.Directory, grown+1; grown == min(r.Keep, image.MaxParents) {
 				parent, grown = "", 0
 			}
 			if err := prune(r.Directory, r.Keep, r.Identities); err != nil {
