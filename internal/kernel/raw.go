@@ -172,14 +172,23 @@ func (r Raw) Owner() (Owner, error) {
 	return Owner{int(owner.kind), int(owner.pid), signal}, nil
 }
 
-// Ready reports whether any of events, as poll(2) has them, is there, or an error or
-// the other end's end.
+// Events of poll(2).
+const (
+	EventIn      = unix.POLLIN
+	EventOut     = unix.POLLOUT
+	EventUrgent  = unix.POLLPRI
+	EventError   = unix.POLLERR
+	EventHangUp  = unix.POLLHUP
+	EventPeerEnd = unix.POLLRDHUP
+)
+
+// Ready reports whether any of events is there now.
 func (r Raw) Ready(events int16) (bool, error) {
-	n, err := retry(func() (int, error) { return unix.Poll([]unix.PollFd{{Fd: int32(r), Events: events}}, 0) })
-	if err != nil {
+	fds := []unix.PollFd{{Fd: int32(r), Events: events}}
+	if _, err := retry(func() (int, error) { return unix.Poll(fds, 0) }); err != nil {
 		return false, fmt.Errorf("poll descriptor %d: %w", r, err)
 	}
-	return n > 0, nil
+	return fds[0].Revents&events != 0, nil
 }
 
 // Data returns the next part of a file that is no hole, from at on; io.EOF is none.

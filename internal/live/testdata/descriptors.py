@@ -5,7 +5,7 @@
 A connection to FOLDER/sock that sends "state" is answered by one line; what was read
 is put back. It says "ready" in FOLDER/log when it listens."""
 
-import ctypes, ctypes.util, fcntl, os, select, socket, sqlite3, struct, sys, tempfile
+import ctypes, fcntl, mmap, os, select, socket, sqlite3, struct, sys, tempfile
 
 folder = sys.argv[1]
 at = lambda name: os.path.join(folder, name)
@@ -33,6 +33,10 @@ pid = open(at("pid"), "w")
 fcntl.flock(pid, fcntl.LOCK_EX)
 memory = made(libc.memfd_create(b"memory", 0))
 os.write(memory, b"in memory")
+both = made(libc.memfd_create(b"mapped, too", 2))
+os.ftruncate(both, 10000)
+mapped = mmap.mmap(both, 10000)
+mapped[9000:9006] = b"mapped"
 count = made(libc.eventfd(7, os.O_NONBLOCK))
 watch = made(libc.inotify_init1(os.O_NONBLOCK))
 made(libc.inotify_add_watch(watch, folder.encode(), 0x100))  # IN_CREATE
@@ -69,7 +73,10 @@ def state():
     open(at("new%d" % asked), "w").close()
     _, mask, _, size = struct.unpack("iIII", os.read(watch, 4096)[:16])
     datagrams.sendto(b"datagram", datagrams.getsockname())
+    before = os.pread(both, 6, 9000)
+    mapped[0] = asked
     words = [
+        before == b"mapped", os.pread(both, 1, 0)[0] == asked, os.fstat(both).st_size == 10000,
         asked == rows, queued == b"queued", piped == b"piped", unnamed.read() == b"unnamed" * 1000,
         os.pread(memory, 100, 0) == b"in memory", n == 7, mask == 0x100 and size > 0,
         datagrams.recv(100) == b"datagram", server.getsockname() == at("sock.new"),

@@ -57,7 +57,7 @@ func (epoll) dump(d *dumping, h *handle.Handle, raw kernel.Raw, f *image.File) e
 			return fmt.Errorf("what it waits for under number %d is not there", r.FD)
 		}
 		if disarmed(r.Events) {
-			ready, err := d.taken[file].Ready(int16(epollAny))
+			ready, err := d.taken[file].Ready(int16(epollAny) | kernel.EventError | kernel.EventHangUp)
 			if err != nil {
 				return err
 			}

@@ -43,12 +43,12 @@ func connectionRefusal(h *handle.Handle) api.Refusal {
 
 func (inetSocket) dump(d *dumping, h *handle.Handle, raw kernel.Raw, s *image.Socket) error {
 	if s.Protocol == levelUDP {
-		ready, err := raw.Ready(1)
+		ready, err := raw.Ready(kernel.EventIn | kernel.EventError)
 		if err != nil {
 			return err
 		}
 		if ready {
-			return refusal(codeWaiting, h, leadsTo(h)+", which has datagrams that were not read", "try again")
+			return refusal(codeWaiting, h, leadsTo(h)+", which has datagrams or errors that were not read", "try again")
 		}
 		return nil
 	}
@@ -64,6 +64,14 @@ func (inetSocket) dump(d *dumping, h *handle.Handle, raw kernel.Raw, s *image.So
 	}
 	switch info[0] {
 	case tcpClosed:
+		// One that was connected once tells of its end; a new one does not.
+		ended, err := raw.Ready(kernel.EventIn | kernel.EventPeerEnd | kernel.EventError)
+		if err != nil {
+			return err
+		}
+		if ended {
+			return refusal(codeConnection, h, leadsTo(h)+", a connection that has ended, which is not kept", "try again when the program has closed it")
+		}
 	case tcpListening:
 		s.Backlog = int(binary.NativeEndian.Uint32(info[28:]))
 		if waiting := binary.NativeEndian.Uint32(info[24:]); waiting > 0 {

@@ -32,6 +32,7 @@ const (
 	soReceiveForce = 33
 	soProtocol     = 38
 	soDomain       = 39
+	soPeekOffset   = 42
 	soBufferLock   = 72
 
 	protocolMPTCP = 262
@@ -43,7 +44,7 @@ const (
 // keptOptions are those that are kept, in the order in which they are set. What a
 // socket does not know is left out, and what a new one has by itself is not set.
 var keptOptions = map[int][]int{
-	levelSocket: {soReuseAddress, 15, 5, 6, 9, 10, 12, 13, 16, 18, 20, 21, soDevice, 29, 34, 35, 36, 37, 40, 42, 46, 47, 60, 69, 75, 76, 83},
+	levelSocket: {soReuseAddress, 15, 5, 6, 9, 10, 12, 13, 16, 18, 20, 21, soDevice, 29, 34, 35, 36, 37, 40, soPeekOffset, 46, 47, 60, 69, 75, 76, 83},
 	levelIP:     {1, 2, 6, 7, 8, 10, 11, 12, 13, 15, 19, 20, 21, 23, 24, 25, 32, 33, 34, 49, 50},
 	levelIPv6:   {26, 16, 17, 18, 19, 23, 25, 49, 51, 53, 54, 56, 58, 66, 67, 70, 72, 73, 74, 75, 76, 78},
 	levelTCP:    {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 13, 16, 18, 23, 25, 27, 30, 36},

@@ -84,7 +84,7 @@ func check(im *image.Image) error {
 		case handle.KindTimerfd:
 			missing = f.TimerFD == nil
 		case handle.KindMemfd:
-			missing = f.Object < 0 || f.Object >= len(im.Objects)
+			missing = f.Object < 0 || f.Object >= len(im.Objects) || im.Objects[f.Object].Kind != "memfd"
 		case handle.KindSocket:
 			if err := checkSocket(f.Socket); err != nil {
 				return fmt.Errorf("the image's open file %d is a socket: %w", i, err)

@@ -231,6 +231,11 @@ func TestUnixSocketsThatAreRefused(t *testing.T) {
 	refusedNow(t, h, codeInFlight)
 	h.wants(11, "x")
 	refused(t, h)
+	h.setOption(11, levelSocket, soPeekOffset, 0)
+	h.write(10, "peeked")
+	refusedNow(t, h, codeInFlight)
+	h.wants(11, "peeked")
+	refused(t, h)
 	h.write(12, "datagram")
 	refusedNow(t, h, codeWaiting)
 	h.wants(13, "datagram")
@@ -371,6 +376,26 @@ func TestInetSocketsThatAreRefused(t *testing.T) {
 			refused(t, h)
 		}
 	}
+
+	h.socket(12, kernel.FamilyIPv4, socketStream)
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	h.connect(12, inetName(t, listener.Addr().String()))
+	peer, err := listener.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(peer.(*net.TCPConn).SetLinger(0), peer.Close()); err != nil { // a reset
+		t.Fatal(err)
+	}
+	if _, err := h.read(12, 1); !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("after a reset: %v", err)
+	}
+	refusedNow(t, h, codeConnection)
+	h.call(sysClose, 12)
 
 	h.socket(11, kernel.FamilyIPv4, socketDgram)
 	h.bind(11, inetName(t, "127.0.0.1:0"))

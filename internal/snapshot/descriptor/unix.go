@@ -151,7 +151,7 @@ func keepQueue(h *handle.Handle, raw kernel.Raw, s *image.Socket) error {
 		if s.Shutdown&1 != 0 {
 			return nil
 		}
-		if ready, err := raw.Ready(1); err != nil || !ready {
+		if ready, err := raw.Ready(kernel.EventIn); err != nil || !ready {
 			return err
 		}
 		return refusal(codeWaiting, h, leadsTo(h)+", which has datagrams that were not read", "try again")
@@ -162,6 +162,9 @@ func keepQueue(h *handle.Handle, raw kernel.Raw, s *image.Socket) error {
 	waiting, err := raw.Waiting()
 	if err != nil || waiting == 0 {
 		return err
+	}
+	if offset, err := number(raw, levelSocket, soPeekOffset); err != nil || offset >= 0 {
+		return errors.Join(err, refusal(codeInFlight, h, leadsTo(h)+", of which it has read a part by MSG_PEEK (SO_PEEK_OFF)", "try again"))
 	}
 	data, ancillary, err := raw.Peek(waiting)
 	if err != nil {
