@@ -21,9 +21,8 @@ const seriesFormat = "20060102T150405.000Z"
 // series writes checkpoints of a program every so often into a folder, until the
 // context ends or the program does. Images build on the one before, and every
 // r.Keep-th (or image.MaxParents-th) on none; the last r.Keep are kept, with those that
-// they build on. One that is
-// refused or fails is told, and tried again at the next time; if it is the first, it is
-// the last.
+// they build on. One that is refused or fails is told, and tried again at the next time;
+// if it is the first, it is the last.
 func series(ctx context.Context, p *procfs.Process, r api.CheckpointRequest, emit func(api.Snapshot) error) error {
 	if err := os.MkdirAll(r.Directory, 0o700); err != nil {
 		return fmt.Errorf("make folder of images: %w", err)
