@@ -37,7 +37,7 @@ func (m *memoryImage) ReadPages(at image.Place, b []byte) error {
 
 // dump writes down a program of glibc, by what ptrace and /proc tell, and kills it. It
 // knows no handlers, pending signals and timers: it is for programs that have none.
-func dump(t *testing.T, pid int) *memoryImage {
+func dump(t testing.TB, pid int) *memoryImage {
 	t.Helper()
 	m := &memoryImage{}
 	var err error

@@ -41,9 +41,14 @@ func restoreOnly(dir string) error {
 }
 
 // write keeps the image in a directory.
-func (m *memoryImage) write(t *testing.T) string {
+func (m *memoryImage) write(t testing.TB, folder string) string {
 	t.Helper()
-	dir := filepath.Join(t.TempDir(), "image")
+	folder, err := os.MkdirTemp(folder, "vos-test-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(folder) })
+	dir := filepath.Join(folder, "image")
 	w, err := image.Create(dir, image.WriteOptions{})
 	if err != nil {
 		t.Fatal(err)
@@ -73,7 +78,7 @@ func TestKilledAtAnyInstant(t *testing.T) {
 	s.report(t)
 	img := dump(t, s.pid)
 	s.wait(t)
-	dir := img.write(t)
+	dir := img.write(t, "")
 
 	whole := s.restoreFor(t, dir, -1)
 	s.last.Progress = 0

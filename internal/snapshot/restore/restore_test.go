@@ -37,6 +37,12 @@ func start(t *testing.T, name string, args ...string) *subject {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return startCommand(t, append([]string{testbed.MustCompile(t, build)}, args...)...)
+}
+
+// startCommand starts a program that says that it is ready.
+func startCommand(t testing.TB, argv ...string) *subject {
+	t.Helper()
 	s := &subject{}
 	pipe := func() (r, w *os.File) {
 		r, w, err := os.Pipe()
@@ -51,7 +57,7 @@ func start(t *testing.T, name string, args ...string) *subject {
 	s.files[2] = os.Stderr
 	s.stdout = bufio.NewScanner(s.answers)
 	s.stdout.Buffer(nil, 1<<20)
-	cmd := exec.Command(testbed.MustCompile(t, build), args...)
+	cmd := exec.Command(argv[0], argv[1:]...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = s.files[0], s.files[1], s.files[2]
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := cmd.Start(); err != nil {
@@ -60,13 +66,13 @@ func start(t *testing.T, name string, args ...string) *subject {
 	s.pid = cmd.Process.Pid
 	t.Cleanup(func() { s.kill(t) })
 	if !s.stdout.Scan() || s.stdout.Text() != "ready" {
-		t.Fatalf("%s printed %q: %v", name, s.stdout.Text(), s.stdout.Err())
+		t.Fatalf("%v printed %q: %v", argv, s.stdout.Text(), s.stdout.Err())
 	}
 	return s
 }
 
 // kill ends the process, if there is one, and reaps it.
-func (s *subject) kill(t *testing.T) {
+func (s *subject) kill(t testing.TB) {
 	t.Helper()
 	if err := syscall.Kill(s.pid, syscall.SIGKILL); errors.Is(err, syscall.ESRCH) {
 		return
@@ -75,7 +81,7 @@ func (s *subject) kill(t *testing.T) {
 }
 
 // wait waits until the process has ended, and returns how.
-func (s *subject) wait(t *testing.T) (status syscall.WaitStatus) {
+func (s *subject) wait(t testing.TB) (status syscall.WaitStatus) {
 	t.Helper()
 	for {
 		_, err := syscall.Wait4(s.pid, &status, unix.WALL, nil)
