@@ -1,7 +1,9 @@
 package restore
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"runtime"
 	"slices"
@@ -58,36 +60,108 @@ func (p *piece) precedes(place image.Place) bool {
 		place.Offset%pieceBytes != 0 && len(p.ranges) < kernel.MaxRemoteRanges
 }
 
-// fill writes the pages of the mappings, and returns how many bytes they are.
-func (p *process) fill(source Source, mappings []image.Mapping) (uint64, error) {
+// fill writes the pages of the mappings, and returns how many bytes they are. Pages are
+// written while the process makes the ones that follow.
+func (p *process) fill(source Source, mappings []image.Mapping) (total uint64, err error) {
 	list, total := pieces(mappings)
-	if err := p.populate(mappings, total); err != nil {
-		return 0, err
-	}
-	return total, transfer(p.ctx, list, func(piece *piece, buffer []byte) error {
-		if err := source.ReadPages(piece.place, buffer); err != nil {
-			return fmt.Errorf("read pages of the image: %w", err)
-		}
-		return kernel.WriteMemory(p.pid, buffer, piece.ranges)
-	})
-}
-
-// populate lets the process itself make the pages of large runs: written to from
-// outside each of them would cost several times as much.
-func (p *process) populate(mappings []image.Mapping, total uint64) error {
-	b := p.batch()
-	for i := range mappings {
-		for _, run := range mappings[i].Pages {
-			if run.Count >= populateAtLeast {
-				b.try(syscall.SYS_MADVISE, run.Start, run.Count*pageSize, advisePopulateWrite)
-			}
-		}
-	}
 	patience := p.patience
 	defer func() { p.patience = patience }()
 	p.patience += time.Duration(total / slowestBytes * uint64(time.Second))
+
+	made := newFrontier()
+	written := make(chan error, 1)
+	go func() {
+		written <- transfer(p.ctx, list, func(piece *piece, buffer []byte) error {
+			if err := source.ReadPages(piece.place, buffer); err != nil {
+				return fmt.Errorf("read pages of the image: %w", err)
+			}
+			last := piece.ranges[len(piece.ranges)-1]
+			if err := made.await(last.Address + last.Length); err != nil {
+				return err
+			}
+			return kernel.WriteMemory(p.pid, buffer, piece.ranges)
+		})
+	}()
+	err = errUnmade // should populate panic
+	defer func() {
+		made.end(err)
+		err = cmp.Or(err, <-written)
+	}()
+	err = p.populate(mappings, made)
+	return total, err
+}
+
+var errUnmade = errors.New("its pages were not made")
+
+// populate lets the process itself make the pages of large runs, some at once: written
+// to from outside each of them would cost several times as much.
+func (p *process) populate(mappings []image.Mapping, made *frontier) error {
+	b := p.batch()
+	asked := uint64(0)
+	for i := range mappings {
+		for _, run := range mappings[i].Pages {
+			if run.Count < populateAtLeast {
+				continue
+			}
+			for start, left := run.Start, run.Count*pageSize; left > 0; {
+				n := min(left, populatedAtOnce-asked)
+				b.try(syscall.SYS_MADVISE, start, n, advisePopulateWrite)
+				start, left, asked = start+n, left-n, asked+n
+				if asked < populatedAtOnce {
+					continue
+				}
+				if _, err := b.run(); err != nil {
+					return err
+				}
+				made.advance(start)
+				asked = 0
+			}
+		}
+	}
 	_, err := b.run()
 	return err
+}
+
+const populatedAtOnce = 16 << 20 // bytes
+
+// A frontier is up to which address pages are made.
+type frontier struct {
+	mu    sync.Mutex
+	moved *sync.Cond
+	at    uint64
+	err   error
+}
+
+func newFrontier() *frontier {
+	f := &frontier{}
+	f.moved = sync.NewCond(&f.mu)
+	return f
+}
+
+// advance moves it.
+func (f *frontier) advance(to uint64) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.at = to
+	f.moved.Broadcast()
+}
+
+// end moves it behind all, or tells all who wait of an error.
+func (f *frontier) end(err error) {
+	f.mu.Lock()
+	f.err = err
+	f.mu.Unlock()
+	f.advance(addressLimit)
+}
+
+// await waits until it has reached an address.
+func (f *frontier) await(address uint64) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for f.at < address {
+		f.moved.Wait()
+	}
+	return f.err
 }
 
 // slowestBytes a second is what a machine populates that swaps.
