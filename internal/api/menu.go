@@ -40,10 +40,12 @@ const (
 	VerbStatus  Verb = "status"  // age, modules, what is outdated or corrupted
 	VerbVerify  Verb = "verify"  // compare running code with its files
 	VerbRefresh Verb = "refresh" // heal it
+
+	VerbCheckpoint Verb = "checkpoint" // write its state to a directory of its user; it goes on
 )
 
 // Verbs are all verbs.
-var Verbs = []Verb{VerbStatus, VerbVerify, VerbRefresh}
+var Verbs = []Verb{VerbStatus, VerbVerify, VerbRefresh, VerbCheckpoint}
 
 // ControlRequest asks for one verb on each process of a target.
 type ControlRequest struct {
@@ -57,7 +59,7 @@ type Control struct {
 	PID      int       `json:"pid"`
 	Program  string    `json:"program"`
 	Verb     Verb      `json:"verb"`
-	Outcome  Outcome   `json:"outcome"`           // done, refreshed, clean, corrupt, refused, failed
+	Outcome  Outcome   `json:"outcome"`           // done, refreshed, clean, corrupt, checkpointed, refused, failed
 	Lines    []string  `json:"lines"`             // in words
 	Shown    bool      `json:"shown"`             // by the program itself
 	Unshown  string    `json:"unshown,omitempty"` // why not, where that was asked for

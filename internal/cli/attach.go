@@ -39,13 +39,13 @@ long all threads stood still. All processes of a program are attached; those
 that they fork are with them, and count for themselves.
 
 With --menu something else is done: an item "vOS" is put into the menu bars of
-a running GTK 3 program. Its entries, Status, Verify and Refresh now, start vos
-ctl, and show its answer in a dialog of the program. The program's own main
-loop adds the item, at its own time; it works on when no vos runs. Two pages of
-memory are left in the program; with --remove the item is taken out again, and
-these with it. Windows that are opened later have the item, too. Programs of
-other toolkits, and windows without a menu bar, can't be served: that is
-refused, and nothing was touched.
+a running GTK 3 program. Its entries, Status, Verify, Refresh now and
+Checkpoint, start vos ctl, and show its answer in a dialog of the program. The
+program's own main loop adds the item, at its own time; it works on when no vos
+runs. Two pages of memory are left in the program; with --remove the item is
+taken out again, and these with it. Windows that are opened later have the
+item, too. Programs of other toolkits, and windows without a menu bar, can't be
+served: that is refused, and nothing was touched.
 
 ` + exitHelp(exitOK, exitFailed, exitUsage, exitSome, exitNotSupported,
 			exitNotPermitted, exitGone, exitRefused, exitPending, exitInterrupted),

@@ -16,14 +16,15 @@ import (
 func (a *app) ctl() *cobra.Command {
 	var r api.ControlRequest
 	cmd := &cobra.Command{
-		Use:   "ctl PROGRAM status | verify | refresh",
+		Use:   "ctl PROGRAM status | verify | refresh | checkpoint",
 		Short: "Ask vOS about a program from within its own session",
 		Long: `Ask vOS, as the user of a program and from its terminal or desktop, about that
 program, and get an answer in some lines:
 
-  status    how long it has run, and what is corrupted or replaced on disk
-  verify    compare its running code with its files
-  refresh   heal it
+  status      how long it has run, and what is corrupted or replaced on disk
+  verify      compare its running code with its files
+  refresh     heal it
+  checkpoint  write its state to ~/.local/state/vos/images; it goes on
 
 The entries of the menu of vos attach --menu start this with --show: then the
 program shows the answer itself, in a dialog; where it can't, notify-send,
@@ -89,7 +90,7 @@ func (a *app) control(ctx context.Context, x api.Executive, r api.ControlRequest
 			}
 		case api.Corrupt:
 			n.good, n.pending = n.good+1, true
-		case api.Refreshed:
+		case api.Refreshed, api.Checkpointed:
 			n.good++
 			n.changed++
 		default:

@@ -180,7 +180,7 @@ func TestMenu(t *testing.T) {
 			// Status: an answer in a dialog of the program.
 			menu := d.open(t, item)
 			opened := d.steady(t)
-			d.click(t, entry(menu, 0, 3))
+			d.click(t, entry(menu, 0, 4))
 			await(t, "the dialog", func() bool { return len(d.dialogs(t)) == 1 })
 			if answered := d.steady(t); *menuPicture != "" && program.name == "galculator" {
 				picture(t, 510, 330, opened, answered)
@@ -192,12 +192,24 @@ func TestMenu(t *testing.T) {
 			// Refresh now: heals what is corrupted.
 			corruptPages(t, d.Pid(), "libgobject-2.0.so.0")
 			run(10, "verify", d.target())
-			d.click(t, entry(d.open(t, item), 2, 3))
+			d.click(t, entry(d.open(t, item), 2, 4))
 			await(t, "the dialog", func() bool { return len(d.dialogs(t)) == 1 })
 			run(0, "verify", d.target())
 			d.unharmed(t)
 			d.do(t, "windowclose", d.dialogs(t)[0])
 			await(t, "the end of the dialog", func() bool { return len(d.dialogs(t)) == 0 })
+
+			// Checkpoint: its connection to the X server is in the way, and the answer says so.
+			d.do(t, "mousemove", "639", "479")
+			d.click(t, entry(d.open(t, item), 3, 4))
+			await(t, "the dialog", func() bool { return len(d.dialogs(t)) == 1 })
+			d.unharmed(t)
+			d.do(t, "windowfocus", d.dialogs(t)[0]) // windowclose makes GTK complain here
+			d.do(t, "key", "Escape")
+			await(t, "the end of the dialog", func() bool { return len(d.dialogs(t)) == 0 })
+			if answer := run(7, "ctl", d.target(), "checkpoint"); !strings.Contains(answer.Stdout, "can't be written down") || !strings.Contains(answer.Stdout, "socket") {
+				t.Errorf("ctl checkpoint: %s", answer.Stdout)
+			}
 
 			// Out again.
 			d.do(t, "mousemove", "639", "479")

@@ -34,6 +34,7 @@ func show(ctx context.Context, pid int, lines []string) (err error) {
 // verbs are what a ControlRequest may ask for.
 var verbs = map[api.Verb]func(context.Context, Machine, *api.Control) error{
 	api.VerbStatus: tellStatus, api.VerbVerify: tellVerify, api.VerbRefresh: tellRefresh,
+	api.VerbCheckpoint: tellCheckpoint,
 }
 
 // Control implements api.Executive.

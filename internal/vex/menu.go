@@ -132,6 +132,7 @@ func planMenu(p *module.Process, remove bool) (*menu.Plan, error) {
 		{Label: "Status", Command: command(api.VerbStatus)},
 		{Label: "Verify", Command: command(api.VerbVerify)},
 		{Label: "Refresh now", Command: command(api.VerbRefresh)},
+		{Label: "Checkpoint", Command: command(api.VerbCheckpoint)},
 	})
 }
 
