@@ -29,6 +29,7 @@ var groups = []group{
 	{"calls", "1000 calls, counted, processor time; floor: not counted", Calls},
 	{"attach", "calls come to be counted, and cease to be; floor: bare stop of the same process", Attach},
 	{"counted", "real work, processor time of the program; floor: nothing is counted", Counted},
+	{"snapshot", "a program is checkpointed to files in memory, and built again; floor: bare stop, or a copy of its pages", Snapshot},
 	{"restart", "nginx gets another libz under load; floor: it does not", Restart},
 }
 
