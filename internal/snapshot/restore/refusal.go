@@ -20,7 +20,7 @@ const (
 
 func pidTaken(id int, detail string) api.Refusal {
 	return api.Refusal{Code: codePIDTaken, Subject: fmt.Sprintf("id %d", id), Detail: detail,
-		Remedy: "end what has it, or try again later"}
+		Remedy: "end what has it; what has ended keeps it until its parent has waited: try again then, or end the parent"}
 }
 
 func fileChanged(path, detail string) api.Refusal {
