@@ -118,8 +118,8 @@ func (c *commit) held(ctx context.Context, s *tracee.Session) error {
 		return errMoved
 	}
 	img := &image.Image{Taken: time.Now().UTC().Round(0), Model: c.Model, Machine: c.machine}
-	b := c.base
-	if err := c.process(s, &b); err != nil {
+	b, err := c.process()
+	if err != nil {
 		return err
 	}
 	if err := c.threads(s, &b); err != nil {

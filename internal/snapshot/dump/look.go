@@ -68,7 +68,14 @@ func Look(ctx context.Context, p *procfs.Process, o Options) (*Plan, error) {
 	if stat.Zombie() {
 		return plan.refuse(refused(codeZombie, processSubject(p.PID()), "its main thread has ended, other threads have not", noRemedy))
 	}
-	if err := plan.lookAtProcess(stat); err != nil {
+	status, err := tracee.Check(p)
+	if err != nil && len(api.Refusals(err)) == 0 {
+		return nil, err
+	}
+	for _, r := range api.Refusals(err) {
+		plan.full(r)
+	}
+	if err := plan.lookAtProcess(stat, status); err != nil {
 		return nil, err
 	}
 	if plan.memory, err = lookAtMemory(p); err != nil {
@@ -110,16 +117,10 @@ func (p *Plan) full(r api.Refusal) {
 	p.Refusals = append(p.Refusals, r)
 }
 
-// lookAtProcess looks at what belongs to the process as a whole.
-func (p *Plan) lookAtProcess(stat procfs.Stat) error {
+// lookAtProcess looks at what belongs to the process as a whole: while it runs, and
+// again when it is held.
+func (p *Plan) lookAtProcess(stat procfs.Stat, status procfs.Status) error {
 	process, pid := p.Process, p.Process.PID()
-	status, err := tracee.Check(process)
-	if err != nil && len(api.Refusals(err)) == 0 {
-		return err
-	}
-	for _, r := range api.Refusals(err) {
-		p.full(r)
-	}
 	if status.Seccomp != procfs.SeccompDisabled {
 		p.full(refused(codeSeccomp, processSubject(pid), "it has a seccomp filter, which is not kept yet", "run it without a filter (systemd: SystemCallFilter=)"))
 	}

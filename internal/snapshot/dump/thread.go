@@ -166,21 +166,27 @@ func (c *commit) own(s *tracee.Session, t *image.Thread, b *image.Process) error
 // onStack is SS_ONSTACK: the kernel sees it by the stack pointer.
 const onStack = 1
 
-// process writes down what can be seen of the process from outside.
-func (c *commit) process(s *tracee.Session, b *image.Process) error {
-	signals, err := kernel.PendingSignals(b.PID, true)
+// process writes down what can be seen of the process from outside. It is looked at
+// anew: between Look and the stop it may have had a child, or taken a filter.
+func (c *commit) process() (image.Process, error) {
+	stat, err := c.Process.Stat()
 	if err != nil {
-		return err
+		return image.Process{}, err
 	}
-	b.Pending = pending(signals)
 	status, err := c.Process.Status()
 	if err != nil {
-		return err
+		return image.Process{}, err
 	}
-	bits := b.Credentials.SecureBits
-	b.Credentials = credentials(status)
-	b.Credentials.SecureBits, b.Umask = bits, status.Umask
-	return nil
+	now := &Plan{Process: c.Process, options: c.options}
+	if err := now.lookAtProcess(stat, status); err != nil {
+		return image.Process{}, err
+	}
+	if len(now.Refusals) > 0 {
+		return image.Process{}, joined(now.Refusals)
+	}
+	signals, err := kernel.PendingSignals(now.base.PID, true)
+	now.base.Pending = pending(signals)
+	return now.base, err
 }
 
 // main asks the main thread, which is borrowed, for what belongs to the process.
