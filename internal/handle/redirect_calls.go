@@ -149,6 +149,7 @@ func (p *placed) finishCalls(back, standing bool) []tracee.Call {
 		calls = append(calls, closeCalls(p.previous)...)
 	}
 	switch {
+	case p.recordAt < 0 && !back: // it is there already
 	case back:
 		calls = append(calls, closeCalls(p.kept, p.recordAt)...)
 	case standing:

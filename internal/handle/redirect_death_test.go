@@ -16,6 +16,7 @@ import (
 	"github.com/virtualizing-os/vos/internal/api"
 	"github.com/virtualizing-os/vos/internal/procfs"
 	"github.com/virtualizing-os/vos/internal/testbed"
+	"github.com/virtualizing-os/vos/internal/tracee"
 )
 
 // TestMain is also the vOS that dies: with $DIE_AT it redirects as its arguments
@@ -128,6 +129,78 @@ func TestRedirectAfterDeathAtEachStep(t *testing.T) {
 	}
 	time.Sleep(100 * time.Millisecond) // its child ends with it
 	checkLines(t, one, two, three)
+}
+
+// TestRedirectAfterDeathBetweenRecords finds what a vOS has left that died when the
+// record was at its place, and still where it came in: a program whose runtime listens
+// to all signals makes these calls one by one. It must not be put in the place of the
+// record of another redirection.
+func TestRedirectAfterDeathBetweenRecords(t *testing.T) {
+	folder := t.TempDir()
+	file := func(name string) string { return filepath.Join(folder, name+".log") }
+	f := testbed.RunFixture(t, "redirect", "log="+file("one"))
+	pids := []string{strconv.Itoa(f.Pid())}
+	before := linksOf(t, pids)
+	redirect := func(to string) {
+		t.Helper()
+		results, err := redirectAll(t.Context(), pids, Redirection{FD: 3, To: to, Back: to == ""})
+		if err != nil || len(results) != 1 || len(results[0].Refusals) > 0 {
+			t.Fatalf("to %q: %+v, %v", to, results, err)
+		}
+	}
+	for _, first := range []string{"", "append:" + file("two")} {
+		if first != "" {
+			redirect(first)
+		}
+		redirect("append:" + file("three"))
+		leaveCopy(t, f.Pid())
+		redirect("append:" + file("four"))
+		redirect("append:" + file("five"))
+		redirect("")
+		if now := linksOf(t, pids); !slices.Equal(now, before) {
+			t.Fatalf("descriptors are\n%s\nand were\n%s", strings.Join(now, "\n"), strings.Join(before, "\n"))
+		}
+		redirect("append:" + file("three"))
+		leaveCopy(t, f.Pid())
+		redirect("")
+		if now := linksOf(t, pids); !slices.Equal(now, before) {
+			t.Fatalf("descriptors are\n%s\nand were\n%s", strings.Join(now, "\n"), strings.Join(before, "\n"))
+		}
+	}
+}
+
+// leaveCopy copies the record that a process has.
+func leaveCopy(t *testing.T, pid int) {
+	t.Helper()
+	p, err := procfs.Open(pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	links, err := p.Descriptors()
+	if err != nil {
+		t.Fatal(err)
+	}
+	copied := 0
+	for fd, link := range links {
+		if link != recordLink {
+			continue
+		}
+		_, err := tracee.Do(t.Context(), p, tracee.Options{}, func(s *tracee.Session) error {
+			if err := s.Borrow(); err != nil {
+				return err
+			}
+			_, err := s.Call(syscall.SYS_FCNTL, uint64(fd), fDupFDCloexec, 0)
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		copied++
+	}
+	if copied != 1 {
+		t.Fatalf("%d records", copied)
+	}
 }
 
 // dies runs a vOS that dies.

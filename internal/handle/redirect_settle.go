@@ -271,14 +271,27 @@ func (l *left) locate(records []recordIn) (err error) {
 	r := l.record
 	l.in, l.standing = nothingPlaced, false
 	l.in.record, l.in.recordAt = r.at, r.Record
+	later := false
 	for _, other := range records {
-		l.standing = l.standing || other.at == r.Record && other.ID != r.ID
+		switch {
+		case other.at != r.Record:
+		case other.ID == r.ID:
+			l.in.recordAt = -1 // it is there already: this is what it was made from
+		case other.Begun.After(r.Begun):
+			later = true
+		default:
+			l.standing = true
+		}
 	}
 	if r.Back && !l.standing {
 		l.in.recordAt = -1 // closed already
 	}
 	if l.sockets, err = l.ownSockets(); err != nil {
 		return err
+	}
+	if later { // all else is that one's
+		l.in.recordAt = -1
+		return l.split()
 	}
 	if l.has(r.Staged, r.New) {
 		l.in.staged = r.Staged
