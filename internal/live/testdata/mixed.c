@@ -231,9 +231,14 @@ static void child(void)
 	}
 }
 
+#ifdef OPENED
+static pthread_mutex_t in_use = PTHREAD_MUTEX_INITIALIZER; /* of handle, by who is not the worker */
+#endif
+
 static void do_step(void)
 {
 #ifdef OPENED
+	pthread_mutex_lock(&in_use);
 	if (handle) {
 		dlclose(handle);
 		handle = 0;
@@ -242,6 +247,7 @@ static void do_step(void)
 		if (!mixed_named()[0])
 			pushed = 0, set_up(); /* it is a new copy */
 	}
+	pthread_mutex_unlock(&in_use);
 	return;
 #endif
 	if (may_brief)
@@ -283,11 +289,16 @@ static void before_report(void)
 	if (shared->errors)
 		wrong("child: %s", shared->error);
 #ifdef OPENED
-	if (!handle)
-		return;
+	pthread_mutex_lock(&in_use); /* the worker may be about to close it */
+	if (handle)
 #endif
-	build->n = mixed_build(), again->n = mixed_again(), third->n = mixed_third();
-	untouched->n = mixed_untouched(), touched->n = mixed_touched(), words->n = mixed_words()[5] - '0';
+	{
+		build->n = mixed_build(), again->n = mixed_again(), third->n = mixed_third();
+		untouched->n = mixed_untouched(), touched->n = mixed_touched(), words->n = mixed_words()[5] - '0';
+	}
+#ifdef OPENED
+	pthread_mutex_unlock(&in_use);
+#endif
 }
 static void at_quit(void) { exit(0); }
 
