@@ -235,3 +235,16 @@ func TestProgramThatIsLoadedRaisesNoAlarm(t *testing.T) {
 	t.Logf("exit codes: %v", outcomes)
 	s.unharmed(t)
 }
+
+// TestDetachOfProcessesThatEnd detaches a program by its name, whose children end all
+// the time: what has ended needs nothing.
+func TestDetachOfProcessesThatEnd(t *testing.T) {
+	program := filepath.Join(publicFolder(t), "comes-and-goes")
+	copyFile(t, compiled(t, "churn"), program)
+	s, _ := start(t, testbed.FixtureOptions{}, program, "forks", "spawns")
+	for range 20 {
+		vos(t, "attach", s.target()).expect(t, 0)
+		vos(t, "detach", "comes-and-goes").expect(t, 0)
+	}
+	s.works(t)
+}

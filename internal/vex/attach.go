@@ -3,6 +3,7 @@ package vex
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"syscall"
 	"time"
@@ -33,7 +34,8 @@ func (Machine) Detach(ctx context.Context, r api.DetachRequest, emit func(api.In
 }
 
 // eachMember works on each process of a target, and then on those that were started
-// meanwhile: what a process forked before its turn is as it was before.
+// meanwhile: what a process forked before its turn is as it was before. One of several
+// that ends meanwhile needs nothing any more.
 func eachMember(ctx context.Context, t api.Target, dryRun bool,
 	work func(context.Context, *module.Process) (api.Interception, error), emit func(api.Interception) error,
 ) error {
@@ -44,12 +46,17 @@ func eachMember(ctx context.Context, t api.Target, dryRun bool,
 	}
 	var errs []error
 	seen := make(map[int]bool)
+	each, done := t, 0 // t is resolved again: it must not come to mean all programs
+	each.All = t.All || len(processes) > 1
 	for n := range rounds {
 		for _, p := range processes {
 			seen[p.PID()] = true
 		}
-		errs = append(errs, eachOf(ctx, t, processes, !dryRun, func(ctx context.Context, p *module.Process, _ []*module.Module) ([]api.Interception, error) {
+		errs = append(errs, eachOf(ctx, each, processes, !dryRun, func(ctx context.Context, p *module.Process, _ []*module.Module) ([]api.Interception, error) {
 			i, err := work(ctx, p)
+			if err == nil {
+				done++
+			}
 			if err != nil || n > 0 && i.Outcome == api.Clean { // it says nothing new
 				return nil, err
 			}
@@ -71,7 +78,10 @@ func eachMember(ctx context.Context, t api.Target, dryRun bool,
 			break
 		}
 	}
-	return errors.Join(errs...)
+	if err := errors.Join(errs...); err != nil || done > 0 || ctx.Err() != nil {
+		return err
+	}
+	return classify(fmt.Errorf("find program %q: %w", t.Program, procfs.ErrGone)) // all have ended
 }
 
 // attach counts the calls of one process, which is locked by its caller. What is

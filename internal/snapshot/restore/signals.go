@@ -15,14 +15,21 @@ const (
 	ignored      = 1 // SIG_IGN
 )
 
-// setActions sets the signals' actions. That of SIGTRAP is left for the end if it is to
+// lastSignal is SIGRTMAX, 64.
+const lastSignal = 64
+
+// setActions sets the signals' actions, the default ones too: what vOS ignores, as by
+// nohup, the process has inherited. That of SIGTRAP is left for the end if it is to
 // be ignored, as the interpreter's trap would take that back; it is returned.
 func (p *process) setActions(actions []image.Action) (trap *image.Action, err error) {
 	b := p.batch()
-	for i := range actions {
-		a, signal := &actions[i], i+1
-		if *a == (image.Action{}) || signal == int(syscall.SIGKILL) || signal == int(syscall.SIGSTOP) {
+	for signal := 1; signal <= lastSignal; signal++ {
+		if signal == int(syscall.SIGKILL) || signal == int(syscall.SIGSTOP) {
 			continue
+		}
+		a := &image.Action{}
+		if signal <= len(actions) {
+			a = &actions[signal-1]
 		}
 		if signal == int(syscall.SIGTRAP) && a.Handler == ignored {
 			trap = a

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"os"
+	signals "os/signal"
 	"slices"
 	"strings"
 	"syscall"
@@ -67,6 +68,9 @@ func bit(signals ...int) (set uint64) {
 
 func TestSignals(t *testing.T) {
 	s := start(t, "plain")
+	// What vOS ignores is not the program's.
+	signals.Ignore(syscall.SIGHUP, syscall.SIGWINCH)
+	defer signals.Reset(syscall.SIGHUP, syscall.SIGWINCH)
 	const handler = 0x1234000
 	usr1, usr2, trap, rt := int(syscall.SIGUSR1), int(syscall.SIGUSR2), int(syscall.SIGTRAP), 40
 	// The C library blocks signals until a thread has begun, and then allows them.
