@@ -47,7 +47,8 @@ func eachMember(ctx context.Context, t api.Target, dryRun bool,
 	var errs []error
 	seen := make(map[int]bool)
 	each, done := t, 0 // t is resolved again: it must not come to mean all programs
-	each.All = t.All || len(processes) > 1
+	_, single := t.PID()
+	each.All = !single
 	for n := range rounds {
 		for _, p := range processes {
 			seen[p.PID()] = true
@@ -62,7 +63,7 @@ func eachMember(ctx context.Context, t api.Target, dryRun bool,
 			}
 			return []api.Interception{i}, nil
 		}, emit))
-		if _, single := t.PID(); single || dryRun || ctx.Err() != nil {
+		if single || dryRun || ctx.Err() != nil {
 			break
 		}
 		if processes, err = resolve(t); err != nil {
