@@ -539,7 +539,11 @@ func TestMenuRefused(t *testing.T) {
 func TestControl(t *testing.T) {
 	s := fixture(t, "plain")
 	for _, verb := range api.Verbs {
-		r := vos(t, "ctl", s.target(), string(verb)).expect(t, 0)
+		want := 0
+		if verb == api.VerbCheckpoint {
+			want = 7 // its standard descriptors lead to the tests
+		}
+		r := vos(t, "ctl", s.target(), string(verb)).expect(t, want)
 		if !strings.Contains(r.Stdout, "("+s.target()+")") {
 			t.Errorf("%s: %q", verb, r.Stdout)
 		}
@@ -564,6 +568,27 @@ func TestControl(t *testing.T) {
 		}
 	}
 	s.unharmed(t)
+}
+
+// TestControlCheckpoint writes a program to the directory of its user's state.
+func TestControlCheckpoint(t *testing.T) {
+	k := startKept(t, "Go")
+	k.rest(t)
+	state := t.TempDir()
+	t.Setenv("XDG_STATE_HOME", state)
+	r := vos(t, "ctl", k.target(), "checkpoint").expect(t, 0)
+	images, err := filepath.Glob(filepath.Join(state, "vos", "images", k.target()+"-*"))
+	if err != nil || len(images) != 1 || !strings.Contains(r.Stdout, images[0]) {
+		t.Fatalf("%v, %v: %s", images, err, r.Stdout)
+	}
+	vos(t, "image", images[0]).expect(t, 0)
+	k.next(t)
+	t.Setenv("XDG_STATE_HOME", "")
+	t.Setenv("HOME", "")
+	if r := vos(t, "ctl", k.target(), "checkpoint").expect(t, 1); !strings.Contains(r.Stderr, "HOME") {
+		t.Errorf("without a place: %s", r.Stderr)
+	}
+	k.next(t)
 }
 
 // vosAt runs another copy of the binary.

@@ -13,8 +13,19 @@ import (
 )
 
 // tellCheckpoint writes the program's state to a directory of its user, and lets it go
-// on.
+// on. Where something stands in the way no directory is made.
 func tellCheckpoint(ctx context.Context, x Machine, c *api.Control) error {
+	possible := false
+	err := x.Check(ctx, api.CheckRequest{Target: byPID(c.PID)}, func(check api.Check) error {
+		c.Program, possible = check.Program, check.Checkpointable
+		if !possible {
+			cannotKeep(c, check.Refusals)
+		}
+		return nil
+	})
+	if err != nil || !possible {
+		return err
+	}
 	folder, err := imagesFolder()
 	if err != nil {
 		return err
@@ -22,26 +33,32 @@ func tellCheckpoint(ctx context.Context, x Machine, c *api.Control) error {
 	request := api.CheckpointRequest{Target: byPID(c.PID), LeaveRunning: true, Compression: image.Zstd,
 		Directory: filepath.Join(folder, fmt.Sprintf("%d-%s", c.PID, time.Now().Format("20060102-150405.000")))}
 	return x.Checkpoint(ctx, request, func(s api.Snapshot) error {
-		c.Program, c.Outcome, c.Refusals, c.Error = s.Program, s.Outcome, append(c.Refusals, s.Refusals...), s.Error
+		c.Outcome, c.Error = s.Outcome, s.Error
 		switch s.Outcome {
 		case api.Checkpointed:
 			c.Lines = append(c.Lines, fmt.Sprintf("The state of %s (%d) is written to %s.", s.Program, s.PID, s.Image),
 				fmt.Sprintf("It was held for %v. vos restore -D builds it again, once it has ended.", time.Duration(s.FreezeUS)*time.Microsecond))
 		case api.Refused:
-			c.Lines = append(c.Lines, fmt.Sprintf("The state of %s (%d) can't be written down as a whole:", s.Program, s.PID))
-			const few = 4
-			for i, r := range s.Refusals {
-				if i == few {
-					c.Lines = append(c.Lines, fmt.Sprintf("and %d more: vos check %d.", len(s.Refusals)-few, s.PID))
-					break
-				}
-				c.Lines = append(c.Lines, fmt.Sprintf("%s: %s; %s.", r.Subject, r.Detail, r.Remedy))
-			}
+			cannotKeep(c, s.Refusals)
 		default:
 			c.Lines = append(c.Lines, "Failed: "+s.Error)
 		}
 		return nil
 	})
+}
+
+// cannotKeep tells what stands in the way of a checkpoint.
+func cannotKeep(c *api.Control, refusals []api.Refusal) {
+	const few = 4
+	c.Outcome, c.Refusals = api.Refused, append(c.Refusals, refusals...)
+	c.Lines = append(c.Lines, fmt.Sprintf("The state of %s (%d) can't be written down as a whole:", c.Program, c.PID))
+	for i, r := range refusals {
+		if i == few {
+			c.Lines = append(c.Lines, fmt.Sprintf("and %d more: vos check %d.", len(refusals)-few, c.PID))
+			break
+		}
+		c.Lines = append(c.Lines, fmt.Sprintf("%s: %s; %s.", r.Subject, r.Detail, r.Remedy))
+	}
 }
 
 // imagesFolder makes the folder in which a user's checkpoints are kept: vos/images in
