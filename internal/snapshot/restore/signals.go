@@ -23,7 +23,7 @@ const lastSignal = 64
 // be ignored, as the interpreter's trap would take that back; it is returned.
 func (p *process) setActions(actions []image.Action) (trap *image.Action, err error) {
 	b := p.batch()
-	for signal := 1; signal <= lastSignal; signal++ {
+	for signal := 1; signal <= max(lastSignal, len(actions)); signal++ {
 		if signal == int(syscall.SIGKILL) || signal == int(syscall.SIGSTOP) {
 			continue
 		}
