@@ -61,6 +61,9 @@ func (timer) open(o *Opened, i int) (kernel.Raw, error) {
 
 func setTimer(raw kernel.Raw, t *image.TimerFD) error {
 	flags, first := 0, t.Time.Left
+	if first <= 0 && t.Ticks > 0 {
+		first = t.Time.Every // it had expired: the kernel goes on with it when it is read
+	}
 	if t.Absolute {
 		now, err := kernel.ClockNow(clockRead(t.Clock))
 		if err != nil {
