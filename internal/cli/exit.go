@@ -70,8 +70,12 @@ var remedies = map[int]string{
 	exitGone:         "vos ps lists what runs now",
 }
 
-// codeOf is the exit code of one error that joins no others.
+// codeOf is the exit code of one error that joins no others. A refusal of a process
+// that has ended meanwhile says no more than that.
 func codeOf(err error) int {
+	if errors.Is(err, api.ErrGone) {
+		return exitGone
+	}
 	if len(api.Refusals(err)) > 0 {
 		return exitRefused
 	}
