@@ -143,10 +143,10 @@ func (s *Session) lender() (int, error) {
 }
 
 // settledState returns a thread's state. Uninterruptible sleep (D) is often a
-// matter of microseconds, a page that is read or a lock, so it is looked at for
-// a while.
+// matter of microseconds, a page that is read or a lock, and in vfork of as long as
+// the child takes to its execve, so it is looked at for a while.
 func (s *Session) settledState(tid int) (byte, error) {
-	for end := time.Now().Add(100 * time.Millisecond); ; time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(settling); ; time.Sleep(time.Millisecond) {
 		status, err := s.process.ThreadStatus(tid)
 		if err != nil {
 			return 0, err
@@ -156,6 +156,8 @@ func (s *Session) settledState(tid int) (byte, error) {
 		}
 	}
 }
+
+const settling = time.Second
 
 // describe finds out, before the thread is stopped, what the kernel will let it
 // do and how it can tell that it is done.
@@ -280,9 +282,19 @@ func (s *Session) bringHome() error {
 			if err := kernel.SetRegisters(b.thread.tid, &b.regs); err != nil {
 				return err
 			}
+			b.thread.regs = b.regs
 		}
 		return b.chain.finish(s.memory)
 	}
+	if err := s.takeHome(); err != nil {
+		return err
+	}
+	return b.chain.finish(s.memory)
+}
+
+// takeHome does that with a thread whose registers are not the program's.
+func (s *Session) takeHome() error {
+	b := s.borrowed
 	if !b.thread.stopped || b.thread.status.SyscallStop() {
 		if err := kernel.Interrupt(b.thread.tid); err != nil {
 			return err
@@ -303,8 +315,6 @@ func (s *Session) bringHome() error {
 	if err := kernel.SetSignalMask(b.thread.tid, b.mask); err != nil {
 		return err
 	}
-	if err := kernel.SetRegisters(b.thread.tid, &b.regs); err != nil {
-		return err
-	}
-	return b.chain.finish(s.memory)
+	b.thread.regs = b.regs
+	return kernel.SetRegisters(b.thread.tid, &b.regs)
 }
