@@ -59,6 +59,7 @@ type Status struct {
 	ThreadFeatures []string // x86_Thread_features: "shstk", "wrss"
 	PeakResident   uint64   // VmHWM, bytes
 	Resident       uint64   // VmRSS, bytes
+	Waits          uint64   // voluntary_ctxt_switches: how often the thread gave the CPU up
 }
 
 // Status reads /proc/PID/status. Anyone may.
@@ -168,6 +169,8 @@ func ParseStatus(text []byte) (Status, error) {
 			s.PeakResident = n.kilobytes()
 		case "VmRSS":
 			s.Resident = n.kilobytes()
+		case "voluntary_ctxt_switches":
+			s.Waits = n.unsigned(10)
 		}
 		if n.err != nil {
 			return Status{}, fmt.Errorf("parse status: %s: %w", key, n.err)

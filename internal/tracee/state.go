@@ -23,6 +23,10 @@ type ThreadState struct {
 	Mask      uint64 // blocked signals
 	XState    []byte // as NT_X86_XSTATE
 	Rseq      kernel.RseqConfiguration
+	// Timed tells that the call to be made again has a limit of time, of which the kernel
+	// knows what is left (restart_syscall). Resumed tells that the call was interrupted
+	// before, and has gone on with the rest of its time.
+	Timed, Resumed bool
 }
 
 // ThreadStates returns the states of all threads, which StopAll has stopped, the main
@@ -36,7 +40,8 @@ func (s *Session) ThreadStates() ([]ThreadState, error) {
 		if t.regs.CS != userCodeSegment {
 			return nil, not64BitRefusal(s.process.PID())
 		}
-		state := ThreadState{TID: tid}
+		state := ThreadState{TID: tid, Timed: restartBlocked(&t.regs)}
+		state.Resumed = state.Timed && t.regs.OrigRAX == sysRestartSyscall
 		b := &borrowed{thread: t, regs: t.regs}
 		way := home{regs: homeRegisters(t.regs)}
 		if err := s.abortRestartableSequence(b, &way); err != nil {

@@ -54,6 +54,9 @@ func (p *Plan) Commit(ctx context.Context, w *image.Writer) (result Result, err 
 	}
 	const tries = 20
 	for n := 1; ; n++ {
+		if err := c.lookAtWaits(ctx); err != nil {
+			return result, err
+		}
 		var times tracee.Times
 		times, err = tracee.Do(ctx, p.Process, tracee.Options{}, func(s *tracee.Session) error { return c.held(ctx, s) })
 		result.Freeze = times.Pause
@@ -87,6 +90,7 @@ type commit struct {
 	pagemap *os.File
 	guards  bool
 	machine image.Machine
+	waits   waits
 	image   *image.Image
 	bytes   int64
 }
@@ -108,6 +112,9 @@ func (c *commit) held(ctx context.Context, s *tracee.Session) error {
 		return err
 	}
 	if err := s.StopAll(); err != nil {
+		return err
+	}
+	if err := c.lookAtStopped(); err != nil {
 		return err
 	}
 	maps, err := c.Process.Maps()

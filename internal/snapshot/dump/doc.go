@@ -13,7 +13,7 @@
 // # System calls that the stop interrupts
 //
 // A thread of the image makes such a call again when it goes on. One with a relative
-// limit of time waits for its whole time again: how much of it is left only the
-// kernel knows. The threads of a program that is left running go on as after every
-// session of vOS.
+// limit of time goes on with the time that was left of it where that can be known
+// (wait.go), and otherwise waits for its whole time again. The threads of a program that
+// is left running go on as after every session of vOS.
 package dump

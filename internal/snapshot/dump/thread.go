@@ -64,6 +64,10 @@ func (c *commit) threads(s *tracee.Session, b *image.Process) error {
 		return err
 	}
 	for i := range states {
+		restart, err := c.restart(s.Memory(), &states[i])
+		if err != nil {
+			return err
+		}
 		t, err := c.thread(s, &states[i])
 		if err != nil {
 			return err
@@ -79,6 +83,10 @@ func (c *commit) threads(s *tracee.Session, b *image.Process) error {
 		if err := c.own(s, &t, b); err != nil {
 			return err
 		}
+		if t.Slack > mostSlack {
+			restart = nil
+		}
+		t.Restart = restart
 		if err := s.GiveBack(); err != nil {
 			return err
 		}
