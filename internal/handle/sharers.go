@@ -64,7 +64,7 @@ func (s *Survey) share(own []*Handle, others []Holder) error {
 			}
 			// What a number led to when it was listed may have been another.
 			if leadsTo(o.PID, o.FD, h.Link) && leadsTo(h.PID, h.FD, h.Link) {
-				h.Sharers = append(h.Sharers, o)
+				h.Sharers = append(h.Sharers, s.named(o))
 			}
 		}
 	}
@@ -113,13 +113,22 @@ func (s *Survey) place(sorted *[]*Handle, pid, fd int) (at int, same bool, err e
 
 // compare compares descriptors of two processes, see kernel.CompareFiles.
 func (s *Survey) compare(p, a, q, b int) (int, error) {
-	thread := func(pid int) int {
-		if tid, ok := s.threads[pid]; ok {
-			return tid
+	return kernel.CompareFiles(s.thread(p), a, s.thread(q), b)
+}
+
+func (s *Survey) thread(pid int) int {
+	tid, known := s.threads[pid]
+	if !known {
+		tid = pid
+		if p, err := procfs.Open(pid); err == nil {
+			if living, err := p.LivingThread(); err == nil {
+				tid = living
+			}
+			p.Close()
 		}
-		return pid
+		s.threads[pid] = tid
 	}
-	return kernel.CompareFiles(thread(p), a, thread(q), b)
+	return tid
 }
 
 // leftOut reports whether two descriptors could not be compared because one is

@@ -28,8 +28,9 @@ type Survey struct {
 	// holders are the descriptors of all processes by what their links say, by
 	// ascending process and number.
 	holders map[string][]Holder
+	names   map[int]string // programs of processes, as far as they were asked for
 	// threads stand for processes in kcmp: that of the process's id, but where it has
-	// ended before the others.
+	// ended before the others; as far as they were asked for.
 	threads map[int]int
 	unseen  int // processes whose descriptors may not be looked at
 
@@ -87,7 +88,7 @@ func (s *Survey) findHolders(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.holders, s.threads = map[string][]Holder{}, map[int]int{}
+	s.holders, s.threads, s.names = map[string][]Holder{}, map[int]int{}, map[int]string{}
 	for _, pid := range pids {
 		if pid == os.Getpid() {
 			continue // what vos shares with a program that has its terminal tells nothing
@@ -109,6 +110,9 @@ func (s *Survey) addProcess(pid int) {
 		return
 	}
 	defer p.Close()
+	if p.WithoutDescriptors() {
+		return
+	}
 	descriptors, err := p.Descriptors()
 	if err != nil {
 		if errors.Is(err, fs.ErrPermission) {
@@ -116,22 +120,26 @@ func (s *Survey) addProcess(pid int) {
 		}
 		return // it has ended
 	}
-	if len(descriptors) == 0 {
-		return // a thread of the kernel
-	}
-	name := ""
-	if stat, err := p.Stat(); err == nil {
-		name = stat.Command
-		if stat.Zombie() {
-			if tid, err := p.LivingThread(); err == nil {
-				s.threads[pid] = tid
-			}
-		}
-	}
 	for _, fd := range slices.Sorted(maps.Keys(descriptors)) {
 		link := descriptors[fd]
-		s.holders[link] = append(s.holders[link], Holder{pid, name, fd})
+		s.holders[link] = append(s.holders[link], Holder{PID: pid, FD: fd})
 	}
+}
+
+// named adds the name of its program to a holder.
+func (s *Survey) named(o Holder) Holder {
+	name, known := s.names[o.PID]
+	if !known {
+		if p, err := procfs.Open(o.PID); err == nil {
+			if stat, err := p.Stat(); err == nil {
+				name = stat.Command
+			}
+			p.Close()
+		}
+		s.names[o.PID] = name
+	}
+	o.Program = name
+	return o
 }
 
 // pipePeers returns who holds the other end of a pipe: for one who reads those that
@@ -144,7 +152,7 @@ func (s *Survey) pipePeers(h *Handle) []Holder {
 		}
 		flags, ok := stillLeads(o, h.Link)
 		if ok && (h.Flags.Readable() && flags.Writable() || h.Flags.Writable() && flags.Readable()) {
-			peers = append(peers, o)
+			peers = append(peers, s.named(o))
 		}
 	}
 	return peers
@@ -167,7 +175,7 @@ func (s *Survey) socketPeers(h *Handle, t *socketTable) []Holder {
 	var peers []Holder
 	for _, o := range s.holders[link] {
 		if _, ok := stillLeads(o, link); ok {
-			peers = append(peers, o)
+			peers = append(peers, s.named(o))
 		}
 	}
 	return peers
@@ -198,7 +206,7 @@ func (s *Survey) Openers(h *Handle) []Holder {
 		}
 		other, err := Read(p, o.FD)
 		if err == nil && other.Device == h.Device && other.Inode == h.Inode {
-			openers = append(openers, o)
+			openers = append(openers, s.named(o))
 		}
 		p.Close()
 	}

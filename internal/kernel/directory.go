@@ -146,11 +146,28 @@ func (d *Directory) ReadFile(name string, buf []byte) ([]byte, error) {
 
 // ReadLink returns what the symbolic or magic link name says.
 func (d *Directory) ReadLink(name string) (string, error) {
+	link, err := readLink(d.fd, name)
+	if err != nil {
+		return "", fmt.Errorf("read link %s: %w", d.join(name), err)
+	}
+	return link, nil
+}
+
+// ReadLinkIn is ReadLink of a name in an open directory.
+func ReadLinkIn(folder *os.File, name string) (string, error) {
+	link, err := readLink(int(folder.Fd()), name)
+	if err != nil {
+		return "", fmt.Errorf("read link %s in %s: %w", name, folder.Name(), err)
+	}
+	return link, nil
+}
+
+func readLink(at int, name string) (string, error) {
 	var array [512]byte
 	for buf := array[:]; ; buf = make([]byte, 2*len(buf)) {
-		n, err := retry(func() (int, error) { return unix.Readlinkat(d.fd, name, buf) })
+		n, err := retry(func() (int, error) { return unix.Readlinkat(at, name, buf) })
 		if err != nil {
-			return "", fmt.Errorf("read link %s: %w", d.join(name), err)
+			return "", err
 		}
 		if n < len(buf) { // a full buffer may be a cut one
 			return string(buf[:n]), nil

@@ -1,6 +1,7 @@
 package procfs
 
 import (
+	"errors"
 	"io/fs"
 	"os"
 	"strconv"
@@ -84,25 +85,35 @@ func (p *Process) DescriptorInfo(fd int, parse func(text []byte) error) error {
 }
 
 // DescriptorNumbers returns the open descriptors of the process, ascending.
-func (p *Process) DescriptorNumbers() ([]int, error) {
-	const verb = "list the descriptors of"
-	var numbers []int
+func (p *Process) DescriptorNumbers() (numbers []int, err error) {
+	err = p.listDescriptors(func(_ *os.File, all []int) { numbers = all })
+	return numbers, err
+}
+
+// listDescriptors hands the process's folder of descriptors, and what is in it, to f.
+func (p *Process) listDescriptors(f func(folder *os.File, numbers []int)) error {
 	err := p.anyThread("fd", func(name string) error {
 		folder, err := p.dir.Open(name, syscall.O_RDONLY|syscall.O_DIRECTORY)
 		if err != nil {
 			return err
 		}
 		defer folder.Close()
-		numbers, err = numericNames(folder)
-		if err == nil && len(numbers) == 0 && name == "fd" {
-			return p.hasDescriptors()
+		numbers, err := numericNames(folder)
+		if err != nil {
+			return err
 		}
-		return err
+		if len(numbers) == 0 && name == "fd" {
+			if err := p.hasDescriptors(); err != nil {
+				return err
+			}
+		}
+		f(folder, numbers)
+		return nil
 	})
 	if err != nil {
-		return nil, p.failed(verb, err)
+		return p.failed("list the descriptors of", err)
 	}
-	return numbers, nil
+	return nil
 }
 
 // hasDescriptors tells a process that has closed all descriptors from a zombie,
@@ -115,21 +126,30 @@ func (p *Process) hasDescriptors() error {
 }
 
 // Descriptors returns what the open descriptors of the process lead to, as
-// readlink(2) tells it: "/path", "socket:[123]", "/memfd:name (deleted)".
-func (p *Process) Descriptors() (map[int]string, error) {
-	numbers, err := p.DescriptorNumbers()
-	if err != nil {
-		return nil, err
-	}
-	all := make(map[int]string, len(numbers))
-	for _, fd := range numbers {
-		link, err := p.readSharedLink("fd/" + strconv.Itoa(fd))
-		if err != nil {
-			continue // closed meanwhile
+// readlink(2) tells it: "/path", "socket:[123]", "/memfd:name (deleted)". What may
+// not be looked at is left out.
+func (p *Process) Descriptors() (all map[int]string, err error) {
+	err = p.listDescriptors(func(folder *os.File, numbers []int) {
+		all = make(map[int]string, len(numbers))
+		for _, fd := range numbers {
+			link, err := kernel.ReadLinkIn(folder, strconv.Itoa(fd))
+			if err != nil {
+				continue // closed meanwhile
+			}
+			all[fd] = link
 		}
-		all[fd] = link
+	})
+	return all, err
+}
+
+// WithoutDescriptors reports, by little, that a process has no descriptors as it is a
+// thread of the kernel, or a zombie.
+func (p *Process) WithoutDescriptors() bool {
+	if _, err := p.dir.ReadLink("exe"); !errors.Is(err, os.ErrNotExist) {
+		return false
 	}
-	return all, nil
+	threads, err := p.ThreadCount()
+	return err == nil && threads <= 1
 }
 
 // OpenNetwork opens the process's network namespace.

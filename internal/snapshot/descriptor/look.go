@@ -113,12 +113,14 @@ func (l *looking) judge(ctx context.Context, handles []handle.Handle) (refusals 
 				own = append(own, h)
 			}
 		}
-		if err := survey.Complete(ctx, p, own); err != nil {
-			return nil, err
+		if slices.ContainsFunc(own, func(h handle.Handle) bool { return len(l.inherit) > 0 || !mayShare(&h) || needsOpeners(&h) }) {
+			if err := survey.Complete(ctx, p, own); err != nil {
+				return nil, err
+			}
 		}
 		for i := range own {
 			h := &own[i]
-			if h.Kind == handle.KindMemfd || h.Kind == handle.KindFile && h.Deleted {
+			if needsOpeners(h) {
 				h.Peers = survey.Openers(h)
 			}
 			refusals = append(refusals, l.judgeOne(h)...)
@@ -126,6 +128,12 @@ func (l *looking) judge(ctx context.Context, handles []handle.Handle) (refusals 
 		}
 	}
 	return refusals, nil
+}
+
+// needsOpeners reports whether it matters who else has what a handle leads to open, by
+// whatever description.
+func needsOpeners(h *handle.Handle) bool {
+	return h.Kind == handle.KindMemfd || h.Kind == handle.KindFile && h.Deleted
 }
 
 // inherited reports whether whoever restores gives what a handle leads to: its number
@@ -148,13 +156,19 @@ func (l *looking) judgeOne(h *handle.Handle) (refusals []api.Refusal) {
 		return []api.Refusal{refusal(codeKind, h, leadsTo(h)+", which is not kept", remedy)}
 	}
 	refusals = k.look(l, h)
-	if s, ok := k.(shareable); ok && s.mayShare(h) || len(refusals) > 0 {
+	if mayShare(h) || len(refusals) > 0 {
 		return refusals
 	}
 	if others := l.outside(h.Sharers); len(others) > 0 {
 		refusals = append(refusals, refusal(codeShared, h, leadsTo(h)+", which "+holdersText(others)+" has by the same open file", inheritRemedy(h.FD)))
 	}
 	return refusals
+}
+
+// mayShare reports whether it does not matter who else has what a handle leads to.
+func mayShare(h *handle.Handle) bool {
+	s, ok := kinds[h.Kind].(shareable)
+	return ok && s.mayShare(h)
 }
 
 // outside returns those holders that are no processes of the program.
