@@ -166,11 +166,15 @@ func (s *Session) describe(tid int) (*borrowed, error) {
 	if err != nil {
 		return nil, err
 	}
-	b := &borrowed{tgid: s.ownPID, signal: ignoredSignal(status), seccompMode: status.Seccomp}
+	return s.described(&status), nil
+}
+
+func (s *Session) described(status *procfs.Status) *borrowed {
+	b := &borrowed{tgid: s.ownPID, signal: ignoredSignal(*status), seccompMode: status.Seccomp}
 	if len(status.NSPIDs) > 0 {
 		b.tid = uint64(status.NSPIDs[len(status.NSPIDs)-1])
 	}
-	return b, nil
+	return b
 }
 
 // prepare checks that the stopped thread can be borrowed and writes its way
@@ -209,11 +213,17 @@ func (s *Session) prepare(b *borrowed, area scratch) error {
 	}
 	way.xstate = s.xstate[:n]
 	b.xstate = way.xstate
-	start, err := s.place(area, t, chainBytes(n))
-	if err != nil {
-		return err
+	if s.held && s.last != nil && chainBytes(n) == s.last.seal+sealBytes-s.last.results {
+		b.chain = *s.last
+		err = b.chain.again(s.memory, &way)
+	} else {
+		var start uint64
+		if start, err = s.place(area, t, chainBytes(n)); err != nil {
+			return err
+		}
+		b.chain, err = prepareChain(s.memory, s.gadgets, start, &way)
 	}
-	if b.chain, err = prepareChain(s.memory, s.gadgets, start, &way); err != nil {
+	if err != nil {
 		return fmt.Errorf("prepare the way home of thread %d: %w", t.tid, err)
 	}
 	s.borrowed = b
@@ -276,7 +286,7 @@ const rseqSectionOffset = 8
 // does not when a thread leaves a system call.
 func (s *Session) bringHome() error {
 	b := s.borrowed
-	defer func() { s.borrowed = nil }()
+	defer func() { s.borrowed, s.last = nil, &b.chain }()
 	if !b.away {
 		if b.regs != b.thread.regs { // out of a restartable sequence
 			if err := kernel.SetRegisters(b.thread.tid, &b.regs); err != nil {

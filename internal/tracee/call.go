@@ -137,25 +137,34 @@ func (s *Session) runChained(calls []Call) ([]uint64, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := s.leave(&regs, mask); err != nil {
+	if err := s.runToSignal(&regs, mask); err != nil {
 		return nil, err
+	}
+	results := make([]uint64, len(calls))
+	return results, b.chain.readResults(s.memory, results)
+}
+
+// runToSignal lets the thread run from these registers until it has sent itself the
+// signal, and stands at its way home.
+func (s *Session) runToSignal(regs *kernel.Registers, mask uint64) error {
+	b := s.borrowed
+	if err := s.leave(regs, mask); err != nil {
+		return err
 	}
 	arrived := func(status kernel.WaitStatus) bool { return status.Event() == 0 && status.Signal() == b.signal }
 	for {
 		if err := s.resumeUntil(kernel.Continue, arrived); err != nil {
-			return nil, err
+			return err
 		}
 		// Somebody else may send the same signal meanwhile; it is one that the
 		// program ignores.
-		if err := kernel.GetRegisters(b.thread.tid, &regs); err != nil {
-			return nil, err
+		if err := kernel.GetRegisters(b.thread.tid, regs); err != nil {
+			return err
 		}
 		if regs.RSP == b.chain.homeTail {
-			break
+			return nil
 		}
 	}
-	results := make([]uint64, len(calls))
-	return results, b.chain.readResults(s.memory, results)
 }
 
 // runWatched lets the thread make all the calls as runChained does, but stops it at

@@ -83,6 +83,21 @@ func (c *chain) finish(memory *procfs.Memory) error {
 	return err
 }
 
+// again writes another way home, of as many bytes, where the chain has had one in this
+// session: the rest of what stands there is known.
+func (c *chain) again(memory *procfs.Memory, h *home) error {
+	xstate, err := encodeXState(h.xstate)
+	if err != nil {
+		return err
+	}
+	frame := encodeContext(&h.regs, h.mask, c.xstate)
+	way := c.image[c.homeTail-c.results:]
+	copy(way[len(c.gadgets.tail()):], frame[:])
+	copy(way[c.xstate-c.homeTail:], xstate)
+	_, err = memory.WriteAt(append(c.image, encodeSeal(way)...)[c.homeTail-c.results:], int64(c.homeTail))
+	return err
+}
+
 // readResults reads what the calls returned.
 func (c *chain) readResults(memory *procfs.Memory, results []uint64) error {
 	words := c.image[:8*len(results)]

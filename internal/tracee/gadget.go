@@ -13,6 +13,11 @@ type Gadgets struct {
 	PopRAX    uint64 // pop %rax; ret: with Syscall it does for Sigreturn
 	Store     uint64 // mov %rax, StoreAt(%rbx); pop %rbx; ret — or 0
 	StoreAt   int8
+
+	// With these a thread makes several calls without an rt_sigreturn in between: see
+	// Session.Ask.
+	Plain                  uint64 // syscall; ret: no register but those of the result changes
+	PopRDI, PopRSI, PopRDX uint64 // pop; ret
 }
 
 // Sufficient reports whether one can call and come home with them.
@@ -20,6 +25,11 @@ func (g Gadgets) Sufficient() bool { return g.Syscall != 0 && (g.Sigreturn != 0 
 
 // Complete reports whether calls can be chained, too.
 func (g Gadgets) Complete() bool { return g.Sufficient() && g.Store != 0 }
+
+// Pops reports whether all registers that differ from call to call can be popped.
+func (g Gadgets) Pops() bool {
+	return g.Complete() && g.Plain != 0 && g.PopRAX != 0 && g.PopRDI != 0 && g.PopRSI != 0 && g.PopRDX != 0
+}
 
 const sysRTSigreturn = 15
 
@@ -38,7 +48,11 @@ func (g Gadgets) tail() []byte {
 var (
 	sigreturnLong  = []byte{0x48, 0xc7, 0xc0, 15, 0, 0, 0, 0x0f, 0x05} // mov $15, %rax; syscall
 	sigreturnShort = []byte{0xb8, 15, 0, 0, 0, 0x0f, 0x05}             // mov $15, %eax; syscall
+	syscallReturn  = []byte{0x0f, 0x05, 0xc3}
 	popRAXReturn   = []byte{0x58, 0xc3}
+	popRDIReturn   = []byte{0x5f, 0xc3}
+	popRSIReturn   = []byte{0x5e, 0xc3}
+	popRDXReturn   = []byte{0x5a, 0xc3}
 	syscallBytes   = []byte{0x0f, 0x05}
 	storeNear      = []byte{0x48, 0x89, 0x03, 0x5b, 0xc3} // mov %rax, (%rbx); pop %rbx; ret
 	storeBeside    = []byte{0x48, 0x89, 0x43}             // mov %rax, disp8(%rbx)
@@ -56,9 +70,15 @@ func (g *Gadgets) Add(code []byte, address uint64) {
 			g.Sigreturn = address + uint64(i)
 		}
 	}
-	if g.PopRAX == 0 {
-		if i := bytes.Index(code, popRAXReturn); i >= 0 {
-			g.PopRAX = address + uint64(i)
+	for _, one := range []struct {
+		at   *uint64
+		code []byte
+	}{{&g.PopRAX, popRAXReturn}, {&g.PopRDI, popRDIReturn}, {&g.PopRSI, popRSIReturn}, {&g.PopRDX, popRDXReturn}, {&g.Plain, syscallReturn}} {
+		if *one.at != 0 {
+			continue
+		}
+		if i := bytes.Index(code, one.code); i >= 0 {
+			*one.at = address + uint64(i)
 		}
 	}
 	if g.Store == 0 {

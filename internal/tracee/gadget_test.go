@@ -13,7 +13,7 @@ func TestGadgetsFound(t *testing.T) {
 		want Gadgets
 	}{
 		{"nothing", []byte{0x90, 0x90}, Gadgets{}},
-		{"syscall; ret", []byte{0x90, 0x0f, 0x05, 0xc3}, Gadgets{Syscall: at + 1}},
+		{"syscall; ret", []byte{0x90, 0x0f, 0x05, 0xc3}, Gadgets{Syscall: at + 1, Plain: at + 1}},
 		{"the vDSO's way: registers cleared before ret",
 			[]byte{0x0f, 0x05, 0x31, 0xd2, 0x31, 0xc9, 0x45, 0x31, 0xc0, 0x45, 0x31, 0xdb, 0xc3}, Gadgets{Syscall: at}},
 		{"the result is cleared", []byte{0x0f, 0x05, 0x31, 0xc0, 0xc3}, Gadgets{}},
@@ -21,11 +21,13 @@ func TestGadgetsFound(t *testing.T) {
 		{"two registers are mixed", []byte{0x0f, 0x05, 0x31, 0xd1, 0xc3}, Gadgets{}},
 		{"code goes on", []byte{0x0f, 0x05, 0x48, 0x3d, 0x01, 0xf0, 0xff, 0xff}, Gadgets{}},
 		{"code ends", []byte{0x0f, 0x05}, Gadgets{}},
-		{"a second syscall is the right one", []byte{0x0f, 0x05, 0x90, 0x0f, 0x05, 0xc3}, Gadgets{Syscall: at + 3}},
+		{"a second syscall is the right one", []byte{0x0f, 0x05, 0x90, 0x0f, 0x05, 0xc3}, Gadgets{Syscall: at + 3, Plain: at + 3}},
 		{"__restore_rt of glibc", []byte{0x90, 0x48, 0xc7, 0xc0, 15, 0, 0, 0, 0x0f, 0x05}, Gadgets{Sigreturn: at + 1}},
 		{"sigreturn of others", []byte{0xb8, 15, 0, 0, 0, 0x0f, 0x05}, Gadgets{Sigreturn: at}},
 		{"another system call", []byte{0xb8, 14, 0, 0, 0, 0x0f, 0x05}, Gadgets{}},
 		{"pop within an instruction", []byte{0x41, 0x58, 0xc3}, Gadgets{PopRAX: at + 1}},
+		{"pops of arguments", []byte{0x41, 0x5f, 0xc3, 0x5e, 0xc3, 0x5a, 0x5b, 0xc3, 0x5a, 0xc3},
+			Gadgets{PopRDI: at + 1, PopRSI: at + 3, PopRDX: at + 8}},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {

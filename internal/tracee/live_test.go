@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	_ "embed"
+	"encoding/binary"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -66,6 +67,11 @@ func exercise(s *Session, n int) error {
 		if err := s.StopAll(); err != nil {
 			return err
 		}
+		if n%2 == 0 {
+			if err := askAll(s, n%4 == 0); err != nil {
+				return err
+			}
+		}
 	}
 	if n%5 == 4 {
 		return nil
@@ -93,6 +99,66 @@ func exercise(s *Session, n int) error {
 			if r != s.ownPID {
 				return fmt.Errorf("getpid inside process %d returned %d", s.process.PID(), int64(r))
 			}
+		}
+	}
+	return nil
+}
+
+// askAll lets every thread make calls that write to memory, by itself or one by one.
+func askAll(s *Session, byItself bool) error {
+	pops := s.gadgets.PopRDX
+	if !byItself {
+		s.gadgets.PopRDX = 0
+	}
+	defer func() { s.gadgets.PopRDX = pops }()
+	for tid := range s.threads {
+		status, err := s.process.ThreadStatus(tid)
+		if err != nil {
+			return err
+		}
+		if err := s.BorrowThread(&status); err != nil {
+			return err
+		}
+		if byItself && s.borrowed.signal != 0 && !s.asksAtOnce() {
+			return fmt.Errorf("thread %d can't make calls by itself: %+v", tid, s.gadgets)
+		}
+		const words = 40
+		number, size := s.MaxAsk()
+		number, size = min(number, words), min(size, 8*words)
+		data, results, err := s.Ask(size, func(at uint64) (calls []Call) {
+			for i := range number {
+				switch {
+				case i%3 == 0 || 8*i+8 > size:
+					calls = append(calls, Call{Number: syscall.SYS_GETTID, Args: [6]uint64{3: 8}})
+				default: // the mask, as it is now
+					calls = append(calls, Call{Number: syscall.SYS_RT_SIGPROCMASK, Args: [6]uint64{0, 0, at + uint64(8*i), 8}})
+				}
+			}
+			return calls
+		})
+		if err != nil {
+			return err
+		}
+		if len(results) != number || len(data) != size {
+			return fmt.Errorf("%d results and %d bytes of %d calls that write %d", len(results), len(data), number, size)
+		}
+		const unblockable = 1<<(syscall.SIGKILL-1) | 1<<(syscall.SIGSTOP-1)
+		for i, r := range results {
+			var wrote uint64
+			if 8*i+8 <= size {
+				wrote = binary.LittleEndian.Uint64(data[8*i:])
+			}
+			switch {
+			case i%3 == 0 || 8*i+8 > size:
+				if r != uint64(tid) || wrote != 0 {
+					return fmt.Errorf("gettid in thread %d returned %d and wrote %#x", tid, int64(r), wrote)
+				}
+			case r != 0 || wrote|unblockable|1<<(max(s.borrowed.signal, 1)-1) != everySignal:
+				return fmt.Errorf("rt_sigprocmask in thread %d returned %d and wrote %#x", tid, int64(r), wrote)
+			}
+		}
+		if err := s.GiveBack(); err != nil {
+			return err
 		}
 	}
 	return nil

@@ -14,7 +14,7 @@ import (
 // findGadgets looks for the instructions that Gadgets needs in the code that
 // the process has mapped, outside of what is to be avoided. The vDSO comes first,
 // as it is in every process and no file's, then the C library, which has them
-// all.
+// all. For what only Session.Ask needs no more mappings are read.
 func findGadgets(process *procfs.Process, memory *procfs.Memory, avoid []Range) (Gadgets, error) {
 	maps, err := process.Maps()
 	if err != nil {
@@ -28,7 +28,7 @@ func findGadgets(process *procfs.Process, memory *procfs.Memory, avoid []Range) 
 	buf := make([]byte, 256<<10)
 	for _, m := range maps {
 		for _, part := range without(Range{m.Start, m.End}, avoid) {
-			for at := part.Start; at < part.End && !g.Complete(); {
+			for at := part.Start; at < part.End && !g.Pops(); {
 				n, err := memory.ReadAt(buf[:min(uint64(len(buf)), part.End-at)], int64(at))
 				if errors.Is(err, procfs.ErrGone) {
 					return Gadgets{}, err

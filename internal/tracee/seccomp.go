@@ -41,9 +41,14 @@ func readSeccomp(tid, mode int) (seccompState, error) {
 // checkSeccomp refuses a system call that the thread's filters would not let
 // pass. What they decide is computed, not tried: trying may kill.
 func (s *Session) checkSeccomp(b *borrowed, c Call) error {
+	return s.checkSeccompAt(b, c, s.gadgets.Syscall)
+}
+
+// checkSeccompAt is checkSeccomp of a call by the instruction at an address.
+func (s *Session) checkSeccompAt(b *borrowed, c Call, at uint64) error {
 	allowed := !b.seccomp.strict || c.Number == sysRTSigreturn
 	for _, filter := range b.seccomp.filters {
-		verdict, err := runFilter(filter, seccompData(c, s.gadgets.Syscall+syscallInstrLen))
+		verdict, err := runFilter(filter, seccompData(c, at+syscallInstrLen))
 		if err != nil {
 			return fmt.Errorf("evaluate seccomp filter of process %d: %w", s.process.PID(), err)
 		}

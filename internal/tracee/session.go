@@ -48,6 +48,8 @@ type Session struct {
 	waiter   *kernel.Waiter
 	threads  map[int]*thread
 	borrowed *borrowed
+	held     bool   // StopAll has stopped all threads
+	last     *chain // of the thread that was given back last
 	gadgets  Gadgets
 	area     *scratch // nil before Prepare
 	journal  []undo

@@ -10,6 +10,7 @@ import (
 
 	"github.com/virtualizing-os/vos/internal/api"
 	"github.com/virtualizing-os/vos/internal/kernel"
+	"github.com/virtualizing-os/vos/internal/procfs"
 )
 
 // A ThreadState is a stopped thread as it would go on, so that it can also go on
@@ -105,9 +106,11 @@ func btoi(b bool) int {
 	return 0
 }
 
-// BorrowThread is Borrow of a certain thread, which StopAll has stopped. Only one is
-// borrowed at a time: GiveBack comes before the next.
-func (s *Session) BorrowThread(tid int) error {
+// BorrowThread is Borrow of a certain thread, which StopAll has stopped and whose status
+// the caller has read since. Only one is borrowed at a time: GiveBack comes before the
+// next.
+func (s *Session) BorrowThread(status *procfs.Status) error {
+	tid := status.PID
 	if s.borrowed != nil {
 		return fmt.Errorf("borrow thread %d: another one is borrowed", tid)
 	}
@@ -118,10 +121,7 @@ func (s *Session) BorrowThread(tid int) error {
 	if err := s.Prepare(); err != nil {
 		return err
 	}
-	b, err := s.describe(tid)
-	if err != nil {
-		return err
-	}
+	b := s.described(status)
 	b.thread = t
 	return s.prepare(b, *s.area)
 }

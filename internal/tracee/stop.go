@@ -50,6 +50,7 @@ func (s *Session) StopAll() error {
 			return err
 		}
 		if count == len(s.threads) {
+			s.held = true
 			return nil
 		}
 		fresh, err := s.seizeNew()
@@ -57,7 +58,8 @@ func (s *Session) StopAll() error {
 			return err
 		}
 		if fresh == 0 {
-			return nil // the rest are zombies
+			s.held = true // the rest are zombies
+			return nil
 		}
 	}
 }
