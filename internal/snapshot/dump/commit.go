@@ -14,6 +14,7 @@ import (
 	"github.com/virtualizing-os/vos/internal/api"
 	"github.com/virtualizing-os/vos/internal/image"
 	"github.com/virtualizing-os/vos/internal/kernel"
+	"github.com/virtualizing-os/vos/internal/procfs"
 	"github.com/virtualizing-os/vos/internal/snapshot/descriptor"
 	"github.com/virtualizing-os/vos/internal/tracee"
 )
@@ -93,6 +94,8 @@ type commit struct {
 	waits   waits
 	image   *image.Image
 	bytes   int64
+
+	statuses map[int]procfs.Status // of the threads, as they are stopped
 }
 
 // lookAgain looks at the memory anew.

@@ -44,6 +44,8 @@ type Plan struct {
 	found   *descriptor.Found
 	memory  *memory
 	base    image.Process // what does not change, or is looked at again
+
+	statuses map[int]procfs.Status // of the threads
 }
 
 // Look looks at a process, which runs meanwhile, and is the caller's: the plan needs
@@ -184,6 +186,7 @@ func (p *Plan) lookAtThreads(main procfs.Status) error {
 		return err
 	}
 	want := credentials(main)
+	p.statuses = make(map[int]procfs.Status, len(tids))
 	for _, tid := range tids {
 		status, err := p.Process.ThreadStatus(tid)
 		if errors.Is(err, os.ErrNotExist) {
@@ -192,6 +195,7 @@ func (p *Plan) lookAtThreads(main procfs.Status) error {
 		if err != nil {
 			return err
 		}
+		p.statuses[tid] = status
 		if !reflect.DeepEqual(credentials(status), want) || status.NoNewPrivs != main.NoNewPrivs || status.Seccomp != main.Seccomp {
 			p.full(refused(codeThreadIDs, fmt.Sprintf("thread %d of process %d", tid, p.Process.PID()), "it has other rights than the main thread", noRemedy))
 			return nil

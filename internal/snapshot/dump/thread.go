@@ -10,6 +10,7 @@ import (
 
 	"github.com/virtualizing-os/vos/internal/image"
 	"github.com/virtualizing-os/vos/internal/kernel"
+	"github.com/virtualizing-os/vos/internal/procfs"
 	"github.com/virtualizing-os/vos/internal/tracee"
 )
 
@@ -31,25 +32,6 @@ const (
 )
 
 func word(b []byte) uint64 { return binary.LittleEndian.Uint64(b) }
-
-// asked runs system calls that write to memory: calls is given the address of size
-// zero bytes, which are returned as the calls have left them, with their results.
-func asked(s *tracee.Session, size int, calls func(at uint64) []tracee.Call) ([]byte, []uint64, error) {
-	b := make([]byte, size)
-	at, err := s.Data(b)
-	if err != nil {
-		return nil, nil, err
-	}
-	results, err := s.Run(calls(at))
-	if err != nil {
-		return nil, nil, err
-	}
-	if _, err := s.Memory().ReadAt(b, int64(at)); err != nil {
-		return nil, nil, err
-	}
-	_, err = s.Data(b) // as it is now
-	return b, results, err
-}
 
 func call(number uint64, args ...uint64) tracee.Call {
 	c := tracee.Call{Number: number}
@@ -109,11 +91,11 @@ func (c *commit) thread(s *tracee.Session, state *tracee.ThreadState) (image.Thr
 	if q := state.Rseq; q.Pointer != 0 {
 		t.Rseq = &image.Rseq{Address: q.Pointer, Size: q.Size, Signature: q.Signature, Flags: q.Flags}
 	}
-	stat, err := c.Process.ThreadStat(t.TID)
+	status, err := c.status(t.TID)
 	if err != nil {
 		return t, err
 	}
-	t.Name = stat.Command
+	t.Name = status.Name
 	signals, err := kernel.PendingSignals(t.TID, false)
 	if err != nil {
 		return t, err
@@ -131,7 +113,17 @@ func (c *commit) thread(s *tracee.Session, state *tracee.ThreadState) (image.Thr
 	}
 	t.Scheduler = image.Scheduler{Policy: a.Policy, Flags: a.Flags, Nice: a.Nice, Priority: a.Priority,
 		Runtime: a.Runtime, Deadline: a.Deadline, Period: a.Period}
-	return t, s.BorrowThread(t.TID)
+	return t, s.BorrowThread(status)
+}
+
+// status returns the status of a thread, which was read while all threads were stopped,
+// or is now.
+func (c *commit) status(tid int) (*procfs.Status, error) {
+	if status, ok := c.statuses[tid]; ok {
+		return &status, nil
+	}
+	status, err := c.Process.ThreadStatus(tid)
+	return &status, err
 }
 
 func pending(signals [][kernel.SiginfoSize]byte) (all []image.Signal) {
@@ -144,7 +136,7 @@ func pending(signals [][kernel.SiginfoSize]byte) (all []image.Signal) {
 // own asks the borrowed thread for what it alone can tell.
 func (c *commit) own(s *tracee.Session, t *image.Thread, b *image.Process) error {
 	const tidAt, deathAt, size = stackSize, stackSize + 8, stackSize + 16
-	data, results, err := asked(s, size, func(at uint64) []tracee.Call {
+	data, results, err := s.Ask(size, func(at uint64) []tracee.Call {
 		return []tracee.Call{
 			call(syscall.SYS_SIGALTSTACK, 0, at),
 			call(syscall.SYS_PRCTL, prGetTIDAddress, at+tidAt),
@@ -189,6 +181,7 @@ func (c *commit) process() (image.Process, error) {
 	if err := now.lookAtProcess(stat, status); err != nil {
 		return image.Process{}, err
 	}
+	c.statuses = now.statuses
 	if len(now.Refusals) > 0 {
 		return image.Process{}, joined(now.Refusals)
 	}
@@ -200,7 +193,7 @@ func (c *commit) process() (image.Process, error) {
 // main asks the main thread, which is borrowed, for what belongs to the process.
 func (c *commit) main(s *tracee.Session, b *image.Process) error {
 	const intervals = 3
-	data, results, err := asked(s, intervals*itimerspecSize+8, func(at uint64) []tracee.Call {
+	data, results, err := s.Ask(intervals*itimerspecSize+8, func(at uint64) []tracee.Call {
 		calls := []tracee.Call{
 			call(syscall.SYS_PRCTL, prGetDumpable), call(syscall.SYS_PRCTL, prGetSubreaper, at+intervals*itimerspecSize),
 			call(syscall.SYS_PRCTL, prGetTHPDisable), call(brk, 0),
@@ -232,10 +225,12 @@ func (c *commit) main(s *tracee.Session, b *image.Process) error {
 
 // actions reads what the program does with each signal.
 func (c *commit) actions(s *tracee.Session, b *image.Process) error {
-	const signals, batch = 64, 11
+	const signals = 64
+	batch, room := s.MaxAsk()
+	batch = min(batch, room/sigactionSize)
 	for first := 1; first <= signals; first += batch {
 		last := min(first+batch-1, signals)
-		data, results, err := asked(s, batch*sigactionSize, func(at uint64) (calls []tracee.Call) {
+		data, results, err := s.Ask((last-first+1)*sigactionSize, func(at uint64) (calls []tracee.Call) {
 			for n := first; n <= last; n++ {
 				calls = append(calls, call(syscall.SYS_RT_SIGACTION, uint64(n), 0, at+uint64(n-first)*sigactionSize, 8))
 			}
@@ -265,7 +260,7 @@ func (c *commit) timers(s *tracee.Session, b *image.Process) error {
 		return err
 	}
 	for _, t := range all {
-		data, results, err := asked(s, itimerspecSize, func(at uint64) []tracee.Call {
+		data, results, err := s.Ask(itimerspecSize, func(at uint64) []tracee.Call {
 			return []tracee.Call{call(sysTimerGettime, uint64(t.ID), at), call(sysTimerGetoverrun, uint64(t.ID))}
 		})
 		if err != nil {
