@@ -121,7 +121,8 @@ type Thread struct {
 	Rseq      *Rseq         `cbor:"rseq,omitempty"`
 	Affinity  []uint64      `cbor:"affinity"` // words of the CPU mask
 	Scheduler Scheduler     `cbor:"scheduler"`
-	Slack     time.Duration `cbor:"slack"` // PR_SET_TIMERSLACK
+	Slack     time.Duration `cbor:"slack"`             // PR_SET_TIMERSLACK
+	Persona   uint32        `cbor:"persona,omitempty"` // personality(2)
 }
 
 // Registers are those of ptrace(2)'s user_regs_struct, as the thread is to have them

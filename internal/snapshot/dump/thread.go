@@ -23,6 +23,7 @@ const (
 	prGetSubreaper     = 37
 	prGetTIDAddress    = 40
 	prGetTHPDisable    = 42
+	askPersonality     = 0xffffffff
 	sigactionSize      = 32
 	stackSize          = 24
 	itimerspecSize     = 32
@@ -143,6 +144,7 @@ func (c *commit) own(s *tracee.Session, t *image.Thread, b *image.Process) error
 			call(syscall.SYS_PRCTL, prGetDeathSignal, at+deathAt),
 			call(syscall.SYS_PRCTL, prGetTimerSlack),
 			call(syscall.SYS_PRCTL, prGetSecureBits),
+			call(syscall.SYS_PERSONALITY, askPersonality),
 		}
 	})
 	if err != nil {
@@ -156,6 +158,7 @@ func (c *commit) own(s *tracee.Session, t *image.Thread, b *image.Process) error
 	t.AltStack = image.AltStack{Address: word(data), Flags: uint32(word(data[8:])) &^ onStack, Size: word(data[16:])}
 	t.ClearTID = word(data[tidAt:])
 	t.Slack = time.Duration(results[3])
+	t.Persona = uint32(results[5])
 	if t.TID == b.PID {
 		b.ParentDeath = int(uint32(word(data[deathAt:])))
 		b.Credentials.SecureBits = uint32(results[4])

@@ -116,6 +116,7 @@ func (p *process) equip(t *image.Thread, c *image.Credentials, own capabilitySet
 	if r := t.Rseq; r != nil {
 		b.addAt("register restartable sequences at", r.Address, sysRseq, r.Address, uint64(r.Size), uint64(r.Flags), uint64(r.Signature))
 	}
+	b.add("set the personality", syscall.SYS_PERSONALITY, uint64(t.Persona))
 	if err := b.addScheduling(t); err != nil {
 		return err
 	}
