@@ -60,7 +60,8 @@ type Regular struct {
 	FileRef
 	Mode    uint32 `cbor:"mode"`
 	Deleted bool   `cbor:"deleted,omitempty"`
-	Content []Run  `cbor:"content,omitempty"` // of a deleted one, by offset
+	Mapped  bool   `cbor:"mapped,omitempty"`  // of a deleted one: File.Object has it
+	Content []Run  `cbor:"content,omitempty"` // of a deleted one that is not mapped, by offset
 	Device  uint64 `cbor:"rdev,omitempty"`    // of a device node
 	UID     uint32 `cbor:"uid,omitempty"`     // of a deleted one
 	GID     uint32 `cbor:"gid,omitempty"`

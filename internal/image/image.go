@@ -51,6 +51,7 @@ type Process struct {
 	Command []string `cbor:"command"` // arguments, for people: the memory holds them
 
 	Executable  FileRef     `cbor:"executable"`
+	Running     *int        `cbor:"running,omitempty"` // of an executable that was deleted: its file in Image.Objects
 	Directory   string      `cbor:"directory"`
 	Root        string      `cbor:"root"`
 	Umask       uint32      `cbor:"umask"`

@@ -69,15 +69,19 @@ type Place struct {
 }
 
 // An Object is memory that mappings or descriptors share: shared anonymous memory, a
-// memfd, or a System V segment.
+// memfd, a System V segment, or a file that was mapped and is deleted.
 type Object struct {
-	Kind  string `cbor:"kind"` // "shared", "memfd", "sysv"
+	Kind  string `cbor:"kind"` // "shared", "memfd", "sysv", "file"
 	Name  string `cbor:"name,omitempty"`
 	Size  uint64 `cbor:"size"`
-	Flags uint32 `cbor:"flags,omitempty"` // of memfd_create: MFD_…
+	Flags uint32 `cbor:"flags,omitempty"` // of memfd_create: MFD_…; of a file O_RDONLY or O_RDWR
 	Seals uint32 `cbor:"seals,omitempty"`
 	Mode  uint32 `cbor:"mode,omitempty"`
 	Key   int32  `cbor:"key,omitempty"` // System V
 	ID    int32  `cbor:"id,omitempty"`
 	Pages []Run  `cbor:"pages,omitempty"`
+
+	File *FileRef `cbor:"file,omitempty"` // of a file: what it was
+	UID  uint32   `cbor:"uid,omitempty"`  // likewise
+	GID  uint32   `cbor:"gid,omitempty"`
 }

@@ -91,9 +91,13 @@ func (c *checker) image(img *Image) {
 }
 
 func (c *checker) object(o *Object) {
-	c.that(o.Kind == "shared" || o.Kind == "memfd" || o.Kind == "sysv", "there is no kind %q", o.Kind)
+	c.that(o.Kind == "shared" || o.Kind == "memfd" || o.Kind == "sysv" || o.Kind == "file", "there is no kind %q", o.Kind)
 	c.texts(o.Name)
 	c.that(o.Size <= userEnd, "%d bytes", o.Size)
+	c.that((o.Kind == "file") == (o.File != nil), "it is a file, or none")
+	if o.File != nil {
+		c.fileRef(o.File)
+	}
 	c.runs(o.Pages, 0, (o.Size+PageSize-1)/PageSize*PageSize)
 }
 
@@ -104,6 +108,7 @@ func (c *checker) process(p *Process, img *Image) {
 	c.texts(p.Program, p.Directory, p.Root)
 	c.texts(p.Command...)
 	c.fileRef(&p.Executable)
+	c.that(p.Running == nil || *p.Running >= 0 && *p.Running < len(img.Objects) && img.Objects[*p.Running].Kind == "file", "its executable is no file")
 	c.that(p.ExitSignal >= 0 && p.ExitSignal <= maxSignals, "its exit signal is %d", p.ExitSignal)
 	c.that(p.ParentDeath >= 0 && p.ParentDeath <= maxSignals, "its parent-death signal is %d", p.ParentDeath)
 	c.that(p.Umask <= 0o777, "its umask is %o", p.Umask)
@@ -174,7 +179,7 @@ func (c *checker) mappings(p *Process, img *Image) {
 		default:
 			c.that(false, "there is no kind %q of mappings", m.Kind)
 		}
-		c.that(m.Kind == Anonymous || m.Kind == Private || len(m.Pages) == 0, "mapping %#x has pages that are not its own", m.Start)
+		c.that(m.Kind == Anonymous || m.Kind == Private || m.Kind == InObject && m.Flags&syscall.MAP_PRIVATE != 0 || len(m.Pages) == 0, "mapping %#x has pages that are not its own", m.Start)
 		c.that(m.Offset%PageSize == 0 && m.Offset < 1<<62, "mapping %#x begins at %#x", m.Start, m.Offset)
 		c.runs(m.Pages, m.Start, m.End)
 		c.spans(m.Guards, m.Start, m.End)
@@ -194,6 +199,7 @@ func (c *checker) file(f *File, img *Image, known map[int]bool) {
 	}
 	c.pids(f.PIDFD)
 	if f.Regular != nil {
+		c.that(!f.Regular.Mapped || f.Object < len(img.Objects), "it leads to no object")
 		c.fileRef(&f.Regular.FileRef)
 		c.runs(f.Regular.Content, 0, userEnd)
 	}

@@ -135,7 +135,7 @@ var meanings = map[api.Code]meaning{
 	"aio_context":           {"the program has a context of asynchronous input and output (io_setup)", "none is known yet: restart it instead"},
 	"userfaultfd":           {"page faults of the program are handled by another", "none is known yet: restart it instead"},
 	"mapping_unknown":       {"the program has something mapped that vos doesn't know", "none is known yet: restart it instead"},
-	"mapped_file_deleted":   {"a file that the program runs or has mapped was deleted or replaced", "restart the program, or vos replace --outdated"},
+	"mapped_file_deleted":   {"a file that the program runs or has mapped was deleted or replaced, and its content can't be read, or what is written to it would be lost", "run vos as root; restart the program"},
 	"memory_shared":         {"another process has memory of the program mapped, too", "end the other process first"},
 	"root_directory":        {"the program's root or current directory is not to be found again by its path", "let it change to another directory"},
 	"thread_credentials":    {"threads of the program have different rights", "none is known yet: restart it instead"},

@@ -32,6 +32,12 @@ func (l *looking) lookAtDeleted(h *handle.Handle) []api.Refusal {
 
 func (d *dumping) dumpDeleted(h *handle.Handle, raw kernel.Raw, f *image.File, stat kernel.RawStat) error {
 	f.Regular.Deleted, f.Regular.UID, f.Regular.GID = true, stat.UID, stat.GID
+	if d.store.Mapped != nil {
+		if f.Object, f.Regular.Mapped = d.store.Mapped(stat.Device, stat.Inode); f.Regular.Mapped {
+			return nil
+		}
+		f.Object = 0
+	}
 	id := fileID{stat.Device, stat.Inode}
 	if d.deleted[id] {
 		return nil
@@ -47,6 +53,9 @@ type fileID struct{ device, inode uint64 }
 
 func (p *planning) planDeleted(i int) []api.Refusal {
 	f := p.image.Files[i].Regular
+	if f.Mapped {
+		return nil
+	}
 	raw, err := p.root.OpenUnnamed(path.Dir(p.at(f.Path)), f.Mode)
 	if err == nil {
 		err = raw.Close()
@@ -59,6 +68,9 @@ func (p *planning) planDeleted(i int) []api.Refusal {
 
 func (o *Opened) openDeleted(i int) (kernel.Raw, error) {
 	f := &o.image.Files[i]
+	if f.Regular.Mapped {
+		return o.openMapped(f)
+	}
 	id := fileID{f.Regular.Device, f.Regular.Inode}
 	file, ok := o.deleted[id]
 	if !ok {
@@ -72,6 +84,23 @@ func (o *Opened) openDeleted(i int) (kernel.Raw, error) {
 		}
 	}
 	return file.Reopen(openFlags(f))
+}
+
+// openMapped opens what is in the image's objects, as it is mapped, too.
+func (o *Opened) openMapped(f *image.File) (kernel.Raw, error) {
+	if o.Object == nil {
+		return -1, errors.New("the memory of the image's objects is not there")
+	}
+	file, err := o.Object(f.Object)
+	if err != nil {
+		return -1, err
+	}
+	copied, err := kernel.CopyRaw(file)
+	if err != nil {
+		return -1, err
+	}
+	defer copied.Close()
+	return copied.Reopen(openFlags(f))
 }
 
 // fillDeleted gives a file what that of the image had, whichever description it was

@@ -8,8 +8,8 @@ type Store struct {
 	// Append keeps pages, as image.Writer does.
 	Append func(pages []byte) (image.Place, error)
 
-	// Mapped returns the place in Image.Objects of a memfd that is mapped, too, and
-	// was kept with the memory.
+	// Mapped returns the place in Image.Objects of a memfd or deleted file that is
+	// mapped, too, and was kept with the memory.
 	Mapped func(device, inode uint64) (object int, ok bool)
 
 	// Objects is how many objects there are before those of Kept.

@@ -132,6 +132,9 @@ func (c *commit) held(ctx context.Context, s *tracee.Session) error {
 	if err != nil {
 		return err
 	}
+	if err := c.memory.running(c.Process, &b); err != nil {
+		return err
+	}
 	if err := c.threads(s, &b); err != nil {
 		return err
 	}
@@ -150,7 +153,7 @@ func (c *commit) held(ctx context.Context, s *tracee.Session) error {
 	if img.Objects, err = c.memory.dumpObjects(c.Process, c.writer); err != nil {
 		return err
 	}
-	kept, err := c.found.Dump(ctx, descriptor.Store{Append: c.writer.Append, Mapped: c.memory.object, Objects: len(img.Objects)})
+	kept, err := c.found.Dump(ctx, descriptor.Store{Append: c.writer.Append, Mapped: c.memory.kept, Objects: len(img.Objects)})
 	if err != nil {
 		return err
 	}

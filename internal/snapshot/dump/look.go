@@ -83,6 +83,11 @@ func Look(ctx context.Context, p *procfs.Process, o Options) (*Plan, error) {
 	if plan.memory, err = lookAtMemory(p); err != nil {
 		return nil, err
 	}
+	if err := plan.memory.running(p, &plan.base); err != nil {
+		if _, err := plan.refuse(err); err != nil {
+			return nil, err
+		}
+	}
 	plan.Refusals = append(plan.Refusals, plan.memory.refusals...)
 	plan.Mapped = plan.memory.mapped
 	if plan.Kept, err = plan.memory.estimate(p); err != nil {
@@ -257,7 +262,6 @@ func (p *Plan) lookAtPaths() error {
 		return err
 	}
 	if executable.Deleted {
-		p.full(refused(codeDeleted, processSubject(pid), "its executable "+executable.Path+" was deleted or replaced", "restart it, or put the file back"))
 		b.Executable.Path = executable.Path
 		return nil
 	}

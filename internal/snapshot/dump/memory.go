@@ -29,8 +29,9 @@ type memory struct {
 // An object is memory that mappings share.
 type object struct {
 	image.Object
-	device, inode uint64
+	device, inode uint64         // as maps has them
 	mapping       procfs.Mapping // one of it
+	shared        bool           // it is mapped MAP_SHARED
 }
 
 // lookAtMemory reads the mappings with their flags, and judges each.
@@ -150,22 +151,16 @@ func (m *memory) addFile(p *procfs.Process, from procfs.Mapping, to image.Mappin
 		return nil
 	}
 	if from.Deleted {
-		m.refuse(refused(codeDeleted, subject, "its file "+from.Path+" was deleted or replaced",
-			"vos replace --outdated, or restart the program: it then has the new one"))
-		return nil
+		return m.addDeleted(p, from, to)
 	}
 	ref, err := fileRef(from.Path)
-	if errors.Is(err, os.ErrNotExist) {
-		m.refuse(refused(codeDeleted, subject, "its file "+from.Path+" is gone", "put it back, or restart the program"))
-		return nil
+	if errors.Is(err, os.ErrNotExist) || err == nil && ref.Inode != from.Inode {
+		if p.FileState(from).Change != procfs.FileSame {
+			return m.addDeleted(p, from, to)
+		}
 	}
 	if err != nil {
 		return err
-	}
-	if device := kernel.DeviceNumber(from.DevMajor, from.DevMinor); ref.Inode != from.Inode {
-		m.refuse(refused(codeDeleted, subject, fmt.Sprintf("its file %s (inode %d of device %#x) was replaced", from.Path, from.Inode, device),
-			"vos replace --outdated, or restart the program: it then has the new one"))
-		return nil
 	}
 	if info, err := os.Stat(from.Path); err == nil && info.Mode()&os.ModeDevice != 0 {
 		m.refuse(refused(codeDevice, subject, "it is mapped from the device "+from.Path, "let it close the device, or end what uses it"))
@@ -231,6 +226,9 @@ func (m *memory) lookAtSharers(p *procfs.Process) error {
 		}
 		for _, theirs := range maps {
 			for _, o := range m.objects {
+				if o.Kind == "file" && !o.shared {
+					continue // what each has of it is its own
+				}
 				if theirs.Inode == o.inode && kernel.DeviceNumber(theirs.DevMajor, theirs.DevMinor) == o.device {
 					m.refuse(refused(codeSharedWith, mappingSubject(p.PID(), o.mapping.Start, o.mapping.End),
 						fmt.Sprintf("process %d has the same memory mapped", pid), "end the other process first"))

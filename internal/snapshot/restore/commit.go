@@ -177,8 +177,8 @@ func (p *Plan) restoreMemory(b *process, of *image.Process, objects []*os.File, 
 		return err
 	}
 	const directories = 2
-	mapped := numbers[directories : directories+len(list)]
-	if err := b.mapAll(of.Mappings, list, mapped, numbers[directories+len(list):]); err != nil {
+	mapped, inObjects := numbers[directories:directories+len(list)], numbers[directories+len(list):]
+	if err := b.mapAll(of.Mappings, list, mapped, inObjects); err != nil {
 		return err
 	}
 	if err := sealObjects(p.source.Image().Objects, objects); err != nil {
@@ -202,7 +202,11 @@ func (p *Plan) restoreMemory(b *process, of *image.Process, objects []*os.File, 
 	if err := b.checkMappings(of.Mappings); err != nil {
 		return err
 	}
-	if err := b.setLayout(&of.Layout, mapped[len(mapped)-1]); err != nil {
+	executable := numbers[directories+len(list)-1]
+	if of.Running != nil {
+		executable = inObjects[*of.Running]
+	}
+	if err := b.setLayout(&of.Layout, executable); err != nil {
 		return err
 	}
 	return b.enter(of, numbers[1], numbers[0])

@@ -21,7 +21,7 @@ type need struct {
 	contents bool // whether it must not have been written since
 }
 
-// needs returns each file once. The executable is the last.
+// needs returns each file once. The executable is the last, if it was not deleted.
 func needs(p *image.Process) []need {
 	type key struct {
 		path  string
@@ -44,6 +44,9 @@ func needs(p *image.Process) []need {
 			// What the program writes to a file by its mapping changes the file.
 			add(need{m.File, flags, flags == syscall.O_RDONLY})
 		}
+	}
+	if p.Running != nil {
+		return list
 	}
 	return append(list, need{&p.Executable, syscall.O_RDONLY, true})
 }

@@ -15,6 +15,7 @@ const (
 	objectShared = "shared"
 	objectMemfd  = "memfd"
 	objectSysV   = "sysv"
+	objectFile   = "file"
 )
 
 // makeObjects makes the memory that mappings or descriptors share, as open files of vOS
@@ -33,8 +34,11 @@ func (p *process) makeObjects(source Source, objects []image.Object) (files []*o
 
 func (p *process) makeObject(source Source, o *image.Object) (_ *os.File, total uint64, err error) {
 	open := p.openShared
-	if o.Kind == objectMemfd {
+	switch o.Kind {
+	case objectMemfd:
 		open = openMemfd
+	case objectFile:
+		open = openDeleted
 	}
 	file, err := open(o)
 	if err != nil {
@@ -61,6 +65,10 @@ func (p *process) makeObject(source Source, o *image.Object) (_ *os.File, total 
 			at, left, total = at+n, left-n, total+n
 			place.Offset += n
 		}
+	}
+	if o.Kind == objectFile {
+		settled, err := settleDeleted(o, file)
+		return settled, total, err
 	}
 	return file, total, nil
 }
