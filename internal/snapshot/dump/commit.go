@@ -192,11 +192,11 @@ func (c *commit) extended(img *image.Image, t *image.Thread) {
 
 // machine describes this machine.
 func machine() (m image.Machine, err error) {
-	version, err := kernel.Release()
+	release, err := os.ReadFile("/proc/sys/kernel/osrelease")
 	if err != nil {
 		return m, err
 	}
-	m.Kernel = version.String()
+	m.Kernel = strings.TrimSpace(string(release))
 	if m.Hostname, err = os.Hostname(); err != nil {
 		return m, err
 	}

@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -170,6 +171,9 @@ func compare(t *testing.T, k *kept, r *image.Reader, maps []procfs.Mapping) {
 	t.Helper()
 	img := r.Image()
 	p := &img.Processes[0]
+	if release, err := os.ReadFile("/proc/sys/kernel/osrelease"); err != nil || img.Machine.Kernel != strings.TrimSpace(string(release)) {
+		t.Errorf("the image is of kernel %q, which is %s (%v)", img.Machine.Kernel, release, err)
+	}
 	if p.PID != k.pid || p.Session != k.pid || p.Umask != 0o27 || filepath.Base(p.Executable.Path) != "kept" || len(p.Limits) != 16 {
 		t.Errorf("process %+v", p)
 	}
