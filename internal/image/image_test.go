@@ -260,11 +260,11 @@ func TestNothingIsLeft(t *testing.T) {
 	keep(t, dead, 0, pattern(3, 1))
 	alive := create(t, dir, WriteOptions{}) // does not take the other's away
 	run := keep(t, alive, 0x10000, pattern(3, 1))
-	if _, err := os.Stat(dead.partial); err != nil {
+	if _, err := os.Stat(dead.partial.Path); err != nil {
 		t.Errorf("a writer at work lost its directory: %v", err)
 	}
-	dead.lock.Close() // as its death does
-	dead.lock = nil
+	dead.partial.lock.Close() // as its death does
+	dead.partial.lock = nil
 	commit(t, alive, small(run))
 	if _, err := Create(dir, WriteOptions{}); !errors.Is(err, fs.ErrExist) {
 		t.Errorf("an image was to be overwritten: %v", err)
@@ -273,7 +273,7 @@ func TestNothingIsLeft(t *testing.T) {
 		t.Fatal(err)
 	}
 	w = create(t, dir, WriteOptions{})
-	if _, err := os.Stat(dead.partial); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := os.Stat(dead.partial.Path); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("what a dead writer left is still there: %v", err)
 	}
 	if err := w.Abort(); err != nil {

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -18,8 +17,6 @@ import (
 	"filippo.io/age"
 	"github.com/klauspost/compress/zstd"
 	"github.com/zeebo/xxh3"
-
-	"github.com/virtualizing-os/vos/internal/kernel"
 )
 
 // PageSize is that of the pages of an image.
@@ -52,15 +49,15 @@ type WriteOptions struct {
 // A Writer makes an image. Append may be called by several goroutines at a time;
 // what it was given is on the disk for good only after Commit.
 type Writer struct {
-	dir, partial string
-	id           string
-	options      WriteOptions
-	parent       *Reader
-	recipients   []age.Recipient
-	lock         *os.File // of the partial directory, held while this process lives
-	pages        *os.File
-	encrypted    io.WriteCloser // through which pages are written, or nil
-	compressor   *zstd.Encoder
+	dir        string
+	partial    *Partial // nil when it has appeared, or was removed
+	id         string
+	options    WriteOptions
+	parent     *Reader
+	recipients []age.Recipient
+	pages      *os.File
+	encrypted  io.WriteCloser // through which pages are written, or nil
+	compressor *zstd.Encoder
 
 	mu      sync.Mutex
 	logical uint64 // bytes of pages so far
@@ -87,11 +84,8 @@ func Create(dir string, options WriteOptions) (_ *Writer, err error) {
 	if err := w.takeOptions(); err != nil {
 		return nil, err
 	}
-	if _, err := os.Lstat(dir); err == nil {
-		return nil, fmt.Errorf("make image %s: %w: name another directory, or remove this one", dir, fs.ErrExist)
-	}
-	if err := removeLeftovers(dir); err != nil {
-		return nil, err
+	if w.partial, err = NewPartial(dir); err != nil {
+		return nil, fmt.Errorf("make image %s: %w", dir, err)
 	}
 	defer func() {
 		if err != nil {
@@ -106,16 +100,7 @@ func Create(dir string, options WriteOptions) (_ *Writer, err error) {
 			return nil, fmt.Errorf("make image %s: its parent %s has %d parents already, which is the most: name another parent, or none", dir, options.Parent, MaxParents)
 		}
 	}
-	if w.partial, err = os.MkdirTemp(filepath.Dir(dir), partialPrefix(dir)+"*"); err != nil {
-		return nil, fmt.Errorf("make image %s: %w", dir, err)
-	}
-	if w.lock, err = os.Open(w.partial); err != nil {
-		return nil, fmt.Errorf("make image %s: %w", dir, err)
-	}
-	if _, err := kernel.TryLock(w.lock); err != nil {
-		return nil, fmt.Errorf("make image %s: %w", dir, err)
-	}
-	if w.pages, err = os.OpenFile(filepath.Join(w.partial, pagesName), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600); err != nil {
+	if w.pages, err = os.OpenFile(filepath.Join(w.partial.Path, pagesName), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600); err != nil {
 		return nil, fmt.Errorf("make image %s: %w", dir, err)
 	}
 	if len(w.recipients) > 0 {
@@ -158,38 +143,6 @@ func parseRecipient(text string) (age.Recipient, error) {
 		return nil, err
 	}
 	return all[0], nil
-}
-
-func partialPrefix(dir string) string { return "." + filepath.Base(dir) + ".partial-" }
-
-// removeLeftovers removes partial images of the same name whose writer has died.
-func removeLeftovers(dir string) error {
-	entries, err := os.ReadDir(filepath.Dir(dir))
-	if err != nil {
-		return fmt.Errorf("make image %s: %w", dir, err)
-	}
-	for _, e := range entries {
-		if !e.IsDir() || !strings.HasPrefix(e.Name(), partialPrefix(dir)) {
-			continue
-		}
-		path := filepath.Join(filepath.Dir(dir), e.Name())
-		if err := removeLeftover(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("remove what is left of an image: %w", err)
-		}
-	}
-	return nil
-}
-
-func removeLeftover(path string) error {
-	folder, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_DIRECTORY, 0)
-	if err != nil {
-		return err
-	}
-	defer folder.Close()
-	if free, err := kernel.TryLock(folder); err != nil || !free {
-		return err // its writer is at work
-	}
-	return os.RemoveAll(path)
 }
 
 // Append adds pages and returns where they are: a multiple of PageSize bytes, of
@@ -336,28 +289,17 @@ func (w *Writer) Commit(img *Image) (size int64, err error) {
 	if err := w.writeIndex(e); err != nil {
 		return 0, w.written(err)
 	}
-	if err := w.lock.Sync(); err != nil {
-		return 0, w.written(err)
-	}
 	for _, name := range []string{indexName, pagesName} {
-		info, err := os.Stat(filepath.Join(w.partial, name))
+		info, err := os.Stat(filepath.Join(w.partial.Path, name))
 		if err != nil {
 			return 0, w.written(err)
 		}
 		size += info.Size()
 	}
-	if err := kernel.RenameNew(w.partial, w.dir); err != nil {
+	if err := w.partial.Appear(); err != nil {
 		return 0, w.written(err)
 	}
-	w.partial = ""
-	parent, err := os.Open(filepath.Dir(w.dir))
-	if err != nil {
-		return size, errors.Join(w.written(err), os.RemoveAll(w.dir))
-	}
-	err = errors.Join(parent.Sync(), parent.Close())
-	if err != nil {
-		return size, errors.Join(w.written(err), os.RemoveAll(w.dir))
-	}
+	w.partial = nil
 	return size, w.close()
 }
 
@@ -371,7 +313,7 @@ func (w *Writer) writeIndex(e index) error {
 	if _, err := decodeIndex(bytes.NewReader(data)); err != nil {
 		return fmt.Errorf("what was written could not be read again: %w", err)
 	}
-	file, err := os.OpenFile(filepath.Join(w.partial, indexName), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	file, err := os.OpenFile(filepath.Join(w.partial.Path, indexName), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err
 	}
@@ -399,9 +341,9 @@ func (w *Writer) writeIndex(e index) error {
 // nothing.
 func (w *Writer) Abort() error {
 	err := w.close()
-	if w.partial != "" {
-		err = errors.Join(err, os.RemoveAll(w.partial))
-		w.partial = ""
+	if w.partial != nil {
+		err = errors.Join(err, w.partial.Remove())
+		w.partial = nil
 	}
 	return err
 }
@@ -415,10 +357,6 @@ func (w *Writer) close() error {
 	if w.pages != nil {
 		errs = append(errs, w.pages.Close())
 		w.pages = nil
-	}
-	if w.lock != nil {
-		errs = append(errs, w.lock.Close())
-		w.lock = nil
 	}
 	if w.parent != nil {
 		errs = append(errs, w.parent.Close())
