@@ -80,6 +80,7 @@ type Snapshot struct {
 type ImageRequest struct {
 	Directory  string
 	Identities []string
+	CRIU       string // a directory to make, for the same in CRIU's format
 }
 
 // An Image is what is known of a checkpoint on disk.
@@ -94,6 +95,8 @@ type Image struct {
 	CPU       string         `json:"cpu"`
 	Bytes     int64          `json:"bytes"` // on its disk
 	Processes []ImageProcess `json:"processes"`
+	CRIU      string         `json:"criu,omitempty"`     // the directory that was made
+	Residual  []string       `json:"residual,omitempty"` // what is not in it as it was
 }
 
 // An ImageProcess is a process in an image.

@@ -23,10 +23,15 @@ func (a *app) image() *cobra.Command {
 their threads, how much memory they had mapped and how much of it is kept, and,
 with --verbose, every mapping and descriptor. All of the image is checked first.
 
-` + exitHelp(exitOK, exitFailed, exitUsage, exitNotPermitted, exitInterrupted),
+With --criu the same is written to a directory in CRIU's format, that of its parents
+included, decompressed and decrypted: crit and go-criu read it. What the format leaves
+out is named; what it has no place for is refused, and nothing is written.
+
+` + exitHelp(exitOK, exitFailed, exitUsage, exitNotPermitted, exitRefused, exitInterrupted),
 		Example: `  vos image /var/lib/vos/redis
   vos image now --verbose
-  vos image now --json | jq '.processes[].kept_bytes'`,
+  vos image now --json | jq '.processes[].kept_bytes'
+  vos image now --criu /tmp/now && crit x /tmp/now mems`,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) != 1 {
 				return usagef("image needs one directory, that of an image")
@@ -37,10 +42,16 @@ with --verbose, every mapping and descriptor. All of the image is checked first.
 			if r.Directory, err = filepath.Abs(args[0]); err != nil {
 				return fmt.Errorf("find directory: %w", err)
 			}
+			if r.CRIU != "" {
+				if r.CRIU, err = filepath.Abs(r.CRIU); err != nil {
+					return fmt.Errorf("find directory: %w", err)
+				}
+			}
 			return a.run(cmd, func(ctx context.Context, x api.Executive) error { return a.showImage(ctx, x, r) })
 		},
 	}
 	cmd.Flags().StringArrayVar(&r.Identities, "identity", nil, "`FILE` with an age identity to decrypt with; may be given several times")
+	cmd.Flags().StringVar(&r.CRIU, "criu", "", "also write it to the new directory `OUT`, in CRIU's format")
 	return cmd
 }
 
@@ -78,6 +89,12 @@ func (a *app) showImage(ctx context.Context, x api.Executive, r api.ImageRequest
 		return fmt.Errorf("write output: %w", err)
 	}
 	a.stderr.notef("%s", imageSummary(i))
+	if i.CRIU != "" {
+		a.stderr.notef("written to %s in CRIU's format", quoted(i.CRIU))
+		for _, text := range i.Residual {
+			a.stderr.notef("not in it: %s", escaped(text))
+		}
+	}
 	return nil
 }
 

@@ -48,11 +48,11 @@ var sections = []section{
 	{"module", "Modules", "A module that runs can't be compared with its file, changed or replaced."},
 	{"module/match", "Builds", "Another build of a library can't take over with the data of the one that runs, as far as files tell. `vos replace --debug-file` lets structures be compared by name, which proves more."},
 	{"handle", "Descriptors", "A descriptor can't be bound to something else by `vos redirect` without the program noticing."},
-	{"restart", "Fresh memory", "The memory of a program can't be made anew in place. Nothing was touched."},
 	{"snapshot/descriptor", "Descriptors in images", "What a descriptor leads to can't be kept in an image, or made again from one."},
 	{"menu", "Menus", "`vos attach --menu` can't serve the program, or `vos ctl --show` can't show its answer."},
 	{"snapshot/dump", "Checkpoints", "The state of a program can't be written down as a whole. Nothing was touched."},
 	{"snapshot/restore", "Restoring", "The process of an image can't be built on this machine, or not now. Nothing was made."},
+	{"image/criu", "Images of CRIU", "`vos image --criu` can't say it in CRIU's format. Nothing was written."},
 	{"vex", "Requests", "One of several can't be done without the others."},
 }
 

@@ -123,6 +123,7 @@ var meanings = map[api.Code]meaning{
 	"cpu_differs":           {"the CPU lacks features that the program may use, or keeps another extended state", "restore it on a machine with a CPU such as the image names"},
 	"file_changed":          {"a file that the program had mapped or open is another one, or was written, since", "put the file back, name another one by --map, or take it as it is by --force-files"},
 	"file_missing":          {"a file or directory of the program is not there, or can't be opened", "put it back, or name another one by --map"},
+	"not_in_criu":           {"CRIU's format has no place for a part of the image", "none is known: `vos restore` builds it from the image itself"},
 	"kernel_differs":        {"the vDSO of this kernel is another one, of which the program knows addresses", "boot the kernel that the image was taken on"},
 	"not_restorable":        {"something in the image can't be restored", "none is known"},
 	"child_processes":       {"the program has child processes", "end them first; trees are not kept yet"},
@@ -142,9 +143,6 @@ var meanings = map[api.Code]meaning{
 	"timers_unknown":        {"the kernel does not tell which timers the program has", "use a kernel with CONFIG_CHECKPOINT_RESTORE"},
 	"still_changing_memory": {"the program kept changing its mappings", "try again"},
 	"main_thread_ended":     {"the program's main thread has ended, others go on", "none is known yet: restart it instead"},
-	"pinned_memory":         {"a device, io_uring or a virtual machine may write to the program's memory by itself, and would go on to write to the old pages", "vos checkpoint and vos restore, or restart the program"},
-	"shared_address_space":  {"another process has the same address space, as after vfork", "try again when that process has ended, or has become another program"},
-	"no_address_space":      {"there is no gap in the address space that a mapping could be copied to", "restart the program"},
 	"pid_taken":             {"a process, thread, group or session has an id that the program had", "end what has it, or try again later"},
 	"several_processes":     {"the image holds more than one process", "checkpoint programs of one process"},
 

@@ -10,6 +10,7 @@ import (
 
 	"github.com/virtualizing-os/vos/internal/api"
 	"github.com/virtualizing-os/vos/internal/image"
+	"github.com/virtualizing-os/vos/internal/image/criu"
 	"github.com/virtualizing-os/vos/internal/procfs"
 	"github.com/virtualizing-os/vos/internal/snapshot/dump"
 	"github.com/virtualizing-os/vos/internal/snapshot/restore"
@@ -182,6 +183,16 @@ func (Machine) Image(_ context.Context, r api.ImageRequest) (_ api.Image, err er
 		Kernel: img.Machine.Kernel, Hostname: img.Machine.Hostname, CPU: img.Machine.CPU, Bytes: reader.Size()}
 	for i := range img.Processes {
 		to.Processes = append(to.Processes, describeProcess(img, &img.Processes[i]))
+	}
+	if r.CRIU != "" {
+		code, err := vdsoOf(img.Machine.Kernel)
+		if err == nil {
+			to.Residual, err = criu.Write(reader, r.CRIU, criu.Options{VDSO: code})
+		}
+		if err != nil {
+			return api.Image{}, classify(err)
+		}
+		to.CRIU = r.CRIU
 	}
 	return to, nil
 }
