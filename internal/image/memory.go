@@ -76,12 +76,14 @@ type Object struct {
 	Size  uint64 `cbor:"size"`
 	Flags uint32 `cbor:"flags,omitempty"` // of memfd_create: MFD_…; of a file O_RDONLY or O_RDWR
 	Seals uint32 `cbor:"seals,omitempty"`
-	Mode  uint32 `cbor:"mode,omitempty"`
-	Key   int32  `cbor:"key,omitempty"` // System V
+	Mode  uint32 `cbor:"mode,omitempty"` // permissions; System V: SHM_DEST and SHM_LOCKED, too
+	Key   int32  `cbor:"key,omitempty"`  // System V
 	ID    int32  `cbor:"id,omitempty"`
 	Pages []Run  `cbor:"pages,omitempty"`
 
 	File *FileRef `cbor:"file,omitempty"` // of a file: what it was
-	UID  uint32   `cbor:"uid,omitempty"`  // likewise
+	UID  uint32   `cbor:"uid,omitempty"`  // of a file, or System V
 	GID  uint32   `cbor:"gid,omitempty"`
+
+	Outside bool `cbor:"outside,omitempty"` // System V: others have it attached, and its content
 }

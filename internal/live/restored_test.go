@@ -111,6 +111,12 @@ func (p *restored) report(t *testing.T) {
 // cycle checkpoints the program, which ends, and restores it.
 func (p *restored) cycle(t *testing.T, dir string) (dump.Result, restore.Result) {
 	t.Helper()
+	return p.cycleWith(t, dir, func() {})
+}
+
+// cycleWith is cycle with something that is done while the program is not there.
+func (p *restored) cycleWith(t *testing.T, dir string, between func()) (dump.Result, restore.Result) {
+	t.Helper()
 	process, err := procfs.Open(p.pid)
 	if err != nil {
 		t.Fatal(err)
@@ -134,6 +140,7 @@ func (p *restored) cycle(t *testing.T, dir string) (dump.Result, restore.Result)
 	}
 	defer r.Close()
 	p.gone(t)
+	between()
 	plan, err := restore.Look(t.Context(), r, restore.Options{Inherit: map[int]*os.File{0: p.files[0], 1: p.files[1], 2: p.files[2]}})
 	if err != nil {
 		t.Fatal(err)

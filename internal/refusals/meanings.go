@@ -132,7 +132,7 @@ var meanings = map[api.Code]meaning{
 	"controlling_terminal":  {"the program has a controlling terminal", "start it by setsid, or use --inherit"},
 	"device_mapping":        {"the program has memory of a device mapped", "end what uses the device"},
 	"huge_pages":            {"the program has memory of huge pages (hugetlb)", "run it without"},
-	"sysv_memory":           {"the program has System V shared memory", "none is known yet: restart it instead"},
+	"segment_taken":         {"the System V segment of the image can't be had: another one has its id or key, somebody is attached to it, or it is gone", "remove it, by ipcrm -m, if nothing needs it"},
 	"aio_context":           {"the program has a context of asynchronous input and output (io_setup)", "none is known yet: restart it instead"},
 	"userfaultfd":           {"page faults of the program are handled by another", "none is known yet: restart it instead"},
 	"mapping_unknown":       {"the program has something mapped that vos doesn't know", "none is known yet: restart it instead"},

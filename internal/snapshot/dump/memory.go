@@ -129,8 +129,7 @@ func (m *memory) add(p *procfs.Process, from procfs.Mapping, flags []string) err
 		m.addShared(from, to)
 		return nil
 	case procfs.KindSysV:
-		m.refuse(refused(codeSysV, subject, "it is System V shared memory ("+from.Path+"), which is not kept yet", noRemedy))
-		return nil
+		return m.addSegment(from, to)
 	default:
 		code, detail := codeMapping, "it is mapped from "+from.Path+", which is not kept"
 		if strings.Contains(from.Path, "[aio]") {
@@ -226,8 +225,8 @@ func (m *memory) lookAtSharers(p *procfs.Process) error {
 		}
 		for _, theirs := range maps {
 			for _, o := range m.objects {
-				if o.Kind == "file" && !o.shared {
-					continue // what each has of it is its own
+				if o.Kind == "sysv" || o.Kind == "file" && !o.shared {
+					continue // it stays theirs, or what each has of it is its own
 				}
 				if theirs.Inode == o.inode && kernel.DeviceNumber(theirs.DevMajor, theirs.DevMinor) == o.device {
 					m.refuse(refused(codeSharedWith, mappingSubject(p.PID(), o.mapping.Start, o.mapping.End),
@@ -335,12 +334,17 @@ func identity(info os.FileInfo) (device, inode uint64) {
 func (m *memory) dumpObjects(p *procfs.Process, w *image.Writer) ([]image.Object, error) {
 	all := make([]image.Object, 0, len(m.objects))
 	buffer := make([]byte, chunk)
-	for _, o := range m.objects {
+	for n, o := range m.objects {
 		file, err := p.OpenMapped(o.mapping)
 		if err != nil {
 			return nil, err
 		}
-		to, err := dumpObject(o.Object, file, w, buffer)
+		var to image.Object
+		if o.Kind == "sysv" {
+			to, err = m.dumpSegment(n, file, w, buffer)
+		} else {
+			to, err = dumpObject(o.Object, file, w, buffer)
+		}
 		if err := errors.Join(err, file.Close()); err != nil {
 			return nil, fmt.Errorf("keep %s: %w", o.mapping.Path, err)
 		}

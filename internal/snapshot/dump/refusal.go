@@ -14,7 +14,6 @@ const (
 	codeTerminal   api.Code = "controlling_terminal"
 	codeDevice     api.Code = "device_mapping"
 	codeHuge       api.Code = "huge_pages"
-	codeSysV       api.Code = "sysv_memory"
 	codeAIO        api.Code = "aio_context"
 	codeFault      api.Code = "userfaultfd"
 	codeMapping    api.Code = "mapping_unknown"

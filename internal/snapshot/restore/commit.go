@@ -55,7 +55,11 @@ func (p *Plan) commit(ctx context.Context, result *Result) (err error) {
 			err = fmt.Errorf("panic while process %d was built: %v\n%s", of.PID, panicked, debug.Stack())
 		}
 		if err != nil {
+			made := built
 			err = errors.Join(err, t.end(starter, built))
+			if made != nil {
+				err = errors.Join(err, made.unmakeAll())
+			}
 		}
 	}()
 	if starter, err = t.start(); err != nil {
@@ -111,6 +115,7 @@ func (p *Plan) build(b *process, of *image.Process, result *Result) (trap *image
 	if err := b.raiseDescriptors(); err != nil {
 		return nil, err
 	}
+	defer func() { err = errors.Join(err, b.releaseAll()) }()
 	objects, bytes, err := b.makeObjects(p.source, img.Objects)
 	if err != nil {
 		return nil, err
@@ -178,7 +183,10 @@ func (p *Plan) restoreMemory(b *process, of *image.Process, objects []*os.File, 
 	}
 	const directories = 2
 	mapped, inObjects := numbers[directories:directories+len(list)], numbers[directories+len(list):]
-	if err := b.mapAll(of.Mappings, list, mapped, inObjects); err != nil {
+	if err := b.mapAll(of.Mappings, list, mapped, inObjects, p.source.Image().Objects); err != nil {
+		return err
+	}
+	if err := removeSegments(p.source.Image().Objects); err != nil {
 		return err
 	}
 	if err := sealObjects(p.source.Image().Objects, objects); err != nil {

@@ -3,6 +3,7 @@ package restore
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"os"
 	"os/exec"
 	"syscall"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/virtualizing-os/vos/internal/api"
 	"github.com/virtualizing-os/vos/internal/image"
+	"github.com/virtualizing-os/vos/internal/kernel"
 )
 
 // TestFailures lets restores fail half-way, and looks for what is left.
@@ -20,6 +22,8 @@ func TestFailures(t *testing.T) {
 	s.wait(t)
 	whole := img.image.Processes[0]
 	options := Options{Inherit: map[int]*os.File{0: s.files[0], 1: s.files[1], 2: s.files[2]}}
+	// What of it would stay when the process ends is removed.
+	segment := image.Object{Kind: objectSysV, ID: 4243<<15 | 77, Size: 100}
 	canceled, cancel := context.WithCancel(t.Context())
 	for name, test := range map[string]struct {
 		spoil func(*image.Process)
@@ -38,7 +42,7 @@ func TestFailures(t *testing.T) {
 			p := whole
 			p.Threads = append([]image.Thread(nil), whole.Threads...)
 			spoiled := &memoryImage{image: img.image, pages: img.pages}
-			spoiled.image.Processes = []image.Process{p}
+			spoiled.image.Processes, spoiled.image.Objects = []image.Process{p}, []image.Object{segment}
 			plan, err := Look(t.Context(), spoiled, options)
 			if err != nil || len(plan.Refusals) > 0 {
 				t.Fatalf("%v, %v", plan.Refusals, err)
@@ -54,6 +58,9 @@ func TestFailures(t *testing.T) {
 				t.Errorf("the error is %v, want one of a step with %v", err, test.errno)
 			}
 			noTrace(t, img)
+			if s, err := kernel.StatSegment(int(segment.ID)); !errors.Is(err, fs.ErrNotExist) {
+				t.Errorf("left segment %+v, %v", s, err)
+			}
 		})
 	}
 	s.restore(t, img)
@@ -75,16 +82,19 @@ func TestRefusals(t *testing.T) {
 		spoil func(*image.Image, *image.Process)
 		code  api.Code
 	}{
-		"pid":        {func(_ *image.Image, p *image.Process) { p.PID, p.Threads[0].TID = taken.Process.Pid, taken.Process.Pid }, codePIDTaken},
-		"size":       {func(_ *image.Image, p *image.Process) { p.Executable.Size++ }, codeFileChanged},
-		"time":       {func(_ *image.Image, p *image.Process) { p.Executable.Modified = time.Now() }, codeFileChanged},
-		"file":       {func(_ *image.Image, p *image.Process) { p.Executable.Path = "/nothing/here" }, codeFileMissing},
-		"directory":  {func(_ *image.Image, p *image.Process) { p.Directory = "/nothing/here" }, codeFileMissing},
-		"mapping":    {func(_ *image.Image, p *image.Process) { p.Mappings[1].Start-- }, codeNotRestored},
-		"flag":       {func(_ *image.Image, p *image.Process) { p.Mappings[1].VMFlags = []string{"ht"} }, codeNotRestored},
-		"signal":     {func(_ *image.Image, p *image.Process) { p.Pending = []image.Signal{signal(9, 0)} }, codeNotRestored},
-		"call":       {func(_ *image.Image, p *image.Process) { p.Threads[1].Restart = &image.Restart{Number: 1} }, codeNotRestored},
-		"another":    {func(i *image.Image, p *image.Process) { i.Processes = append(i.Processes, *p) }, codeManyInImage},
+		"pid":       {func(_ *image.Image, p *image.Process) { p.PID, p.Threads[0].TID = taken.Process.Pid, taken.Process.Pid }, codePIDTaken},
+		"size":      {func(_ *image.Image, p *image.Process) { p.Executable.Size++ }, codeFileChanged},
+		"time":      {func(_ *image.Image, p *image.Process) { p.Executable.Modified = time.Now() }, codeFileChanged},
+		"file":      {func(_ *image.Image, p *image.Process) { p.Executable.Path = "/nothing/here" }, codeFileMissing},
+		"directory": {func(_ *image.Image, p *image.Process) { p.Directory = "/nothing/here" }, codeFileMissing},
+		"mapping":   {func(_ *image.Image, p *image.Process) { p.Mappings[1].Start-- }, codeNotRestored},
+		"flag":      {func(_ *image.Image, p *image.Process) { p.Mappings[1].VMFlags = []string{"ht"} }, codeNotRestored},
+		"signal":    {func(_ *image.Image, p *image.Process) { p.Pending = []image.Signal{signal(9, 0)} }, codeNotRestored},
+		"call":      {func(_ *image.Image, p *image.Process) { p.Threads[1].Restart = &image.Restart{Number: 1} }, codeNotRestored},
+		"another":   {func(i *image.Image, p *image.Process) { i.Processes = append(i.Processes, *p) }, codeManyInImage},
+		"no segment": {func(i *image.Image, _ *image.Process) {
+			i.Objects = []image.Object{{Kind: objectSysV, ID: 4243<<15 | 78, Outside: true}}
+		}, codeSegment},
 		"another os": {func(i *image.Image, _ *image.Process) { i.Machine.BootID, i.Machine.Kernel = "", "1.0" }, codeKernel},
 		"no feature": {func(i *image.Image, _ *image.Process) { i.Machine.BootID, i.Machine.Features = "", []string{"fpv"} }, codeCPU},
 		"time back":  {func(i *image.Image, _ *image.Process) { i.Machine.BootID, i.Machine.Monotonic = "", 1<<62 }, codeClock},

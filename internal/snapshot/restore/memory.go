@@ -82,8 +82,9 @@ func refuseMappings(p *image.Process, objects []image.Object) (refusals []api.Re
 			switch {
 			case m.Object < 0 || m.Object >= len(objects):
 				refuse("the image does not have the memory that it shares")
-			case objects[m.Object].Kind == objectSysV:
-				refuse("it is System V shared memory")
+			case objects[m.Object].Kind == objectSysV && (m.Flags&syscall.MAP_PRIVATE != 0 ||
+				m.Offset+(m.End-m.Start) > (objects[m.Object].Size+pageSize-1)&^(pageSize-1)):
+				refuse("it is no part of the segment that the image has of it")
 			case len(m.Pages) > 0 && m.Flags&syscall.MAP_PRIVATE == 0:
 				refuse("the image has pages of it, which are those of the memory that it shares")
 			}
@@ -108,8 +109,8 @@ func filledWith(m *image.Mapping) uint64 {
 }
 
 // mapAll makes the mappings. files are the descriptors, in the process, of what needs
-// lists, and objects those of the image's objects.
-func (p *process) mapAll(mappings []image.Mapping, list []need, files, objects []uint64) error {
+// lists, and objects those of the image's objects, of.
+func (p *process) mapAll(mappings []image.Mapping, list []need, files, objects []uint64, of []image.Object) error {
 	b := p.batch()
 	for i := range mappings {
 		m := &mappings[i]
@@ -138,7 +139,15 @@ func (p *process) mapAll(mappings []image.Mapping, list []need, files, objects [
 			file = objects[m.Object]
 		}
 		size := m.End - m.Start
-		b.addAt("map memory at", m.Start, syscall.SYS_MMAP, m.Start, size, filledWith(m), flags, file, offset)
+		if m.Kind == image.InObject && of[m.Object].Kind == objectSysV {
+			gap, err := p.room(mappings, (of[m.Object].Size+pageSize-1)&^(pageSize-1))
+			if err != nil {
+				return err
+			}
+			p.attachSegment(b, m, &of[m.Object], gap)
+		} else {
+			b.addAt("map memory at", m.Start, syscall.SYS_MMAP, m.Start, size, filledWith(m), flags, file, offset)
+		}
 		for _, flag := range m.VMFlags {
 			if advice := flagsByName[flag].advice; advice != 0 {
 				b.addAt("advise ("+flag+") about memory at", m.Start, syscall.SYS_MADVISE, m.Start, size, advice)

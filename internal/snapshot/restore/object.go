@@ -39,6 +39,8 @@ func (p *process) makeObject(source Source, o *image.Object) (_ *os.File, total 
 		open = openMemfd
 	case objectFile:
 		open = openDeleted
+	case objectSysV:
+		open = func(o *image.Object) (*os.File, error) { return p.openSegment(o, source.Image().Machine.BootID) }
 	}
 	file, err := open(o)
 	if err != nil {

@@ -82,6 +82,11 @@ func Look(ctx context.Context, source Source, options Options) (*Plan, error) {
 		return nil, err
 	}
 	plan.refuse(files...)
+	segments, err := refuseSegments(img)
+	if err != nil {
+		return nil, err
+	}
+	plan.refuse(segments...)
 	ids, err := refuseIDs(p)
 	if err != nil {
 		return nil, err

@@ -15,6 +15,9 @@ type process struct {
 	pid    int
 	main   *task
 	placed []byte // data for the next Run
+
+	unmake  []func() error // what was made for it that would stay when it ends
+	release []func() error // what vOS holds until it has it
 }
 
 var _ remote.Process = (*process)(nil)

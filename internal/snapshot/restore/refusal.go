@@ -16,6 +16,7 @@ const (
 	codeClock       api.Code = "clock_behind"
 	codeNotRestored api.Code = "not_restorable"
 	codeManyInImage api.Code = "several_processes"
+	codeSegment     api.Code = "segment_taken"
 )
 
 func pidTaken(id int, detail string) api.Refusal {
