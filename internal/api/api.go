@@ -56,6 +56,8 @@ type Executive interface {
 	Checkpoint(ctx context.Context, r CheckpointRequest, emit func(Snapshot) error) error
 	// Restore emits one Snapshot a process.
 	Restore(ctx context.Context, r RestoreRequest, emit func(Snapshot) error) error
+	// Restart emits one Restart a process.
+	Restart(ctx context.Context, r RestartRequest, emit func(Restart) error) error
 	// Image returns what an image holds, checked.
 	Image(ctx context.Context, r ImageRequest) (Image, error)
 }

@@ -26,6 +26,7 @@ type fake struct {
 	redirections  []api.Redirection
 	checks        []api.Check
 	snapshots     []api.Snapshot
+	restarts      []api.Restart
 	image         api.Image
 	menus         []api.Menu
 	controls      []api.Control
@@ -117,6 +118,10 @@ func (f fake) Functions(ctx context.Context, r api.FunctionsRequest, emit func(a
 
 func (f fake) Check(ctx context.Context, r api.CheckRequest, emit func(api.Check) error) error {
 	return play(ctx, f, r, f.checks, emit)
+}
+
+func (f fake) Restart(ctx context.Context, r api.RestartRequest, emit func(api.Restart) error) error {
+	return play(ctx, f, r, f.restarts, emit)
 }
 
 func (f fake) Checkpoint(ctx context.Context, r api.CheckpointRequest, emit func(api.Snapshot) error) error {
@@ -306,6 +311,14 @@ var fakes = map[string]fake{
 		{PID: 811, Program: "redis-server", Model: "enhanced", Checkpointable: true, Threads: 5, MappedBytes: 64 << 20, KeptBytes: 3 << 20, Descriptors: 8},
 		{PID: 812, Program: "redis-server", Model: "full", Threads: 5, MappedBytes: 64 << 20, KeptBytes: 3 << 20, Descriptors: 8, Refusals: []api.Refusal{outside}},
 	}},
+	"restarted": {restarts: []api.Restart{
+		{PID: 811, Program: "redis-server", Outcome: api.Restarted, FreezeUS: 7100, PausedUS: 441000, TotalUS: 960000, Rounds: 64,
+			Bytes: 1 << 30, DroppedBytes: 3 << 20, Before: api.MemoryState{Mappings: 61, ResidentBytes: 1100 << 20, PageTablesBytes: 2200 << 10},
+			After: api.MemoryState{Mappings: 60, ResidentBytes: 1097 << 20, PageTablesBytes: 2198 << 10},
+			Left:  []api.LeftMemory{{Reason: "of a file", Mappings: 40, Bytes: 12 << 20}, {Reason: "the stack of the main thread", Mappings: 1, Bytes: 132 << 10}}},
+		{PID: 812, Program: "redis-server", Outcome: api.Refused, Refusals: []api.Refusal{{Code: "pinned_memory", Subject: "process 812",
+			Detail: "io_uring may read to and write from its memory meanwhile", Remedy: "vos checkpoint and vos restore, or restart the program"}}}}},
+	"restart-planned": {restarts: []api.Restart{{PID: 811, Program: "redis-server", Outcome: api.Planned, Bytes: 1 << 30}}},
 	"checkpointed": {snapshots: []api.Snapshot{{PID: 812, Program: "redis-server", Outcome: api.Checkpointed, Model: "enhanced",
 		FreezeUS: 3200, TotalUS: 61000, Bytes: 3 << 20, Image: "/var/lib/vos/redis", Residual: []string{"it is in a session of its own"}}}},
 	"checkpoint-planned": {snapshots: []api.Snapshot{{PID: 812, Program: "redis-server", Outcome: api.Planned, Model: "enhanced",

@@ -162,7 +162,7 @@ matches. MODULE is a soname, a file name or a path.
 	flags.BoolVarP(&a.quiet, "quiet", "q", false, "no progress, notes or summary; errors are still printed")
 	flags.BoolVarP(&a.verbose, "verbose", "v", false, "more detail")
 
-	root.AddCommand(a.ps(), a.modules(), a.outdated(), a.handles(), a.verify(), a.refresh(), a.replace(), a.rollback(), a.redirect(), a.attach(), a.detach(), a.launchProgram(), a.usage(), a.ctl(), a.check(), a.checkpoint(), a.restore(), a.image(), a.version(), a.manual())
+	root.AddCommand(a.ps(), a.modules(), a.outdated(), a.handles(), a.verify(), a.refresh(), a.replace(), a.rollback(), a.redirect(), a.attach(), a.detach(), a.launchProgram(), a.usage(), a.ctl(), a.check(), a.checkpoint(), a.restore(), a.restart(), a.image(), a.version(), a.manual())
 	root.SetHelpCommand(helpCommand())
 	root.InitDefaultHelpCmd()
 	root.InitDefaultCompletionCmd()

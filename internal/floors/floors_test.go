@@ -18,6 +18,7 @@ var floor = map[string]int{
 	"internal/cli":                 9,
 	"internal/vex":                 8,
 	"internal/menu":                5,
+	"internal/restart":             3,
 	"internal/module":              4,
 	"internal/snapshot/dump":       5,
 	"internal/snapshot/restore":    5,

@@ -11,6 +11,7 @@ import (
 // Types of kcmp(2), linux/kcmp.h.
 const (
 	kcmpFile     = 0
+	kcmpVM       = 1
 	kcmpFiles    = 2
 	kcmpEpollTFD = 7
 )
@@ -30,6 +31,15 @@ func CompareFiles(p, a, q, b int) (int, error) {
 func CompareTables(t, u int) (int, error) {
 	return compared(t, u, func() (uintptr, syscall.Errno) {
 		r, _, errno := unix.Syscall6(unix.SYS_KCMP, uintptr(t), uintptr(u), kcmpFiles, 0, 0, 0)
+		return r, errno
+	})
+}
+
+// CompareMemory compares the address spaces of two processes, likewise: 0 is of one
+// that both have, as a parent and its child in vfork.
+func CompareMemory(p, q int) (int, error) {
+	return compared(p, q, func() (uintptr, syscall.Errno) {
+		r, _, errno := unix.Syscall6(unix.SYS_KCMP, uintptr(p), uintptr(q), kcmpVM, 0, 0, 0)
 		return r, errno
 	})
 }

@@ -3,7 +3,9 @@ package procfs
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
+	"io/fs"
 	"slices"
 	"strconv"
 	"strings"
@@ -50,7 +52,7 @@ func parseLayout(text []byte) (Layout, error) {
 }
 
 // MappingFlags returns the flags of each mapping, by its first address, as smaps names
-// them: "rd", "wr", "dc" … It needs the right to read the process, and takes a while
+// them: "rd", "wr", "dc" …, and "pk" for one with a protection key. It needs the right to read the process, and takes a while
 // of one with much memory.
 func (p *Process) MappingFlags() (flags map[uint64][]string, err error) {
 	err = p.readMemoryFile("smaps", func(text []byte) (err error) {
@@ -65,7 +67,13 @@ func parseMappingFlags(text []byte) (map[uint64][]string, error) {
 	start := uint64(0)
 	for line := range bytes.Lines(text) {
 		if rest, found := bytes.CutPrefix(line, []byte("VmFlags:")); found {
-			flags[start] = strings.Fields(string(rest))
+			flags[start] = append(flags[start], strings.Fields(string(rest))...)
+			continue
+		}
+		if rest, found := bytes.CutPrefix(line, []byte("ProtectionKey:")); found {
+			if string(bytes.TrimSpace(rest)) != "0" {
+				flags[start] = append(flags[start], "pk")
+			}
 			continue
 		}
 		// Keys have a capital first; a mapping's line begins with its address.
@@ -78,6 +86,38 @@ func parseMappingFlags(text []byte) (map[uint64][]string, error) {
 		}
 	}
 	return flags, nil
+}
+
+// MemoryPolicies returns the first addresses of mappings with a memory policy of their
+// own, mbind(2), each with the policy as numa_maps tells it. A kernel without such has
+// none.
+func (p *Process) MemoryPolicies() (policies map[uint64]string, err error) {
+	err = p.readMemoryFile("numa_maps", func(text []byte) (err error) {
+		policies, err = parseMemoryPolicies(text)
+		return err
+	})
+	if errors.Is(err, fs.ErrNotExist) && p.Alive() {
+		return nil, nil
+	}
+	return policies, err
+}
+
+func parseMemoryPolicies(text []byte) (map[uint64]string, error) {
+	policies := make(map[uint64]string)
+	for line := range bytes.Lines(text) {
+		fields := strings.Fields(string(line))
+		if len(fields) < 2 {
+			return nil, fmt.Errorf("parse numa_maps: %.60q", line)
+		}
+		start, ok := parseUnsigned([]byte(fields[0]), 16)
+		if !ok {
+			return nil, fmt.Errorf("parse numa_maps: %.60q", line)
+		}
+		if fields[1] != "default" {
+			policies[start] = fields[1]
+		}
+	}
+	return policies, nil
 }
 
 // Limits are the resource limits of a process by their RLIMIT_ number, each soft and

@@ -60,6 +60,8 @@ type Status struct {
 	PeakResident   uint64   // VmHWM, bytes
 	Resident       uint64   // VmRSS, bytes
 	Waits          uint64   // voluntary_ctxt_switches: how often the thread gave the CPU up
+	Locked         uint64   // VmLck, bytes: by mlock(2)
+	PageTables     uint64   // VmPTE, bytes
 }
 
 // Status reads /proc/PID/status. Anyone may.
@@ -171,6 +173,10 @@ func ParseStatus(text []byte) (Status, error) {
 			s.Resident = n.kilobytes()
 		case "voluntary_ctxt_switches":
 			s.Waits = n.unsigned(10)
+		case "VmLck":
+			s.Locked = n.kilobytes()
+		case "VmPTE":
+			s.PageTables = n.kilobytes()
 		}
 		if n.err != nil {
 			return Status{}, fmt.Errorf("parse status: %s: %w", key, n.err)

@@ -48,6 +48,7 @@ var sections = []section{
 	{"module", "Modules", "A module that runs can't be compared with its file, changed or replaced."},
 	{"module/match", "Builds", "Another build of a library can't take over with the data of the one that runs, as far as files tell. `vos replace --debug-file` lets structures be compared by name, which proves more."},
 	{"handle", "Descriptors", "A descriptor can't be bound to something else by `vos redirect` without the program noticing."},
+	{"restart", "Fresh memory", "The memory of a program can't be made anew in place. Nothing was touched."},
 	{"snapshot/descriptor", "Descriptors in images", "What a descriptor leads to can't be kept in an image, or made again from one."},
 	{"menu", "Menus", "`vos attach --menu` can't serve the program, or `vos ctl --show` can't show its answer."},
 	{"snapshot/dump", "Checkpoints", "The state of a program can't be written down as a whole. Nothing was touched."},

@@ -44,6 +44,9 @@ func holdSessions(text string) error {
 	if err != nil {
 		return err
 	}
+	if at := os.Getenv(dieEnv); at != "" {
+		return dieInSolo(p, at)
+	}
 	callees := os.Getenv(calleesEnv)
 	fmt.Println("ready")
 	for n := 0; ; n++ {
