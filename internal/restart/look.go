@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -48,7 +49,8 @@ type Left struct {
 	Bytes    uint64 // of address space
 }
 
-// An area is one mapping that is to be made anew.
+// An area is a mapping that is to be made anew, or several that become one: those that
+// touch and are alike, which the kernel keeps apart for their history.
 type area struct {
 	procfs.Mapping
 	advice []uint64           // of madvise
@@ -212,7 +214,7 @@ func (p *Plan) lookAtMemory() error {
 		}
 		p.Left = count(p.Left, reason, m.Size())
 	}
-	p.Mappings = len(p.areas)
+
 	return nil
 }
 
@@ -263,10 +265,26 @@ func (p *Plan) add(m procfs.Mapping, flags []string, touched []procfs.PageRange)
 			a.advice = append(a.advice, adviseNoHuge)
 		}
 	}
+	p.Mappings++
 	for _, r := range touched {
 		p.Bytes += r.End - r.Start
 	}
+	if n := len(p.areas); n > 0 && p.areas[n-1].continues(a) {
+		last := p.areas[n-1]
+		last.End, last.pages = a.End, append(last.pages, touched...)
+		return
+	}
 	p.areas = append(p.areas, a)
+}
+
+// continues reports whether another area goes on where this one ends, and is alike.
+func (a *area) continues(b *area) bool {
+	return a.End == b.Start && a.alike(&b.Mapping) && a.flags == b.flags && slices.Equal(a.advice, b.advice)
+}
+
+// alike reports whether a mapping is of the kind of the area's.
+func (a *area) alike(m *procfs.Mapping) bool {
+	return m.Perms == a.Perms && m.Kind == a.Kind && m.Path == a.Path
 }
 
 const (

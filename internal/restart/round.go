@@ -169,7 +169,7 @@ func (r *round) drop() {
 	r.pieces = slices.DeleteFunc(r.pieces, func(q *piece) bool { return q.left != "" })
 }
 
-// holds reports whether a piece lies in one mapping of the kind that it was.
+// holds reports whether a piece lies in mappings of the kind that it was of.
 func (r *round) holds(q *piece) bool {
 	i, found := slices.BinarySearchFunc(r.maps, q.start, func(m procfs.Mapping, at uint64) int {
 		switch {
@@ -180,11 +180,13 @@ func (r *round) holds(q *piece) bool {
 		}
 		return 0
 	})
-	if !found {
-		return false
+	for at := q.start; found && at < q.end; i++ {
+		if i == len(r.maps) || r.maps[i].Start > at || !q.alike(&r.maps[i]) {
+			return false
+		}
+		at = r.maps[i].End
 	}
-	m := &r.maps[i]
-	return m.End >= q.end && m.Perms == q.Perms && m.Kind == q.Kind && m.Path == q.Path
+	return found
 }
 
 // scan finds the pages of a piece that have something in them, and its guard pages.
