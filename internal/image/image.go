@@ -74,6 +74,7 @@ type Process struct {
 	Pending     []Signal     `cbor:"pending,omitempty"`
 	Intervals   [3]Interval  `cbor:"intervals"` // ITIMER_REAL, _VIRTUAL, _PROF
 	Timers      []Timer      `cbor:"timers,omitempty"`
+	Filters     []Filter     `cbor:"filters,omitempty"` // of its threads
 }
 
 // Credentials are ids and privileges.
@@ -88,6 +89,12 @@ type Credentials struct {
 	Bounding    uint64 `cbor:"bounding,omitempty"`
 	Ambient     uint64 `cbor:"ambient,omitempty"`
 	SecureBits  uint32 `cbor:"secure_bits,omitempty"`
+}
+
+// A Filter is one of seccomp(2).
+type Filter struct {
+	Code []byte `cbor:"code"` // the kernel's struct sock_filter, 8 bytes each
+	Log  bool   `cbor:"log,omitempty"`
 }
 
 // A Limit is one of getrlimit(2).
@@ -124,6 +131,7 @@ type Thread struct {
 	Scheduler Scheduler     `cbor:"scheduler"`
 	Slack     time.Duration `cbor:"slack"`             // PR_SET_TIMERSLACK
 	Persona   uint32        `cbor:"persona,omitempty"` // personality(2)
+	Filters   []int         `cbor:"filters,omitempty"` // in Process.Filters, the oldest first
 }
 
 // Registers are those of ptrace(2)'s user_regs_struct, as the thread is to have them

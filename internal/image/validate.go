@@ -20,6 +20,8 @@ const (
 	siginfoSize    = 128
 	maxSockaddr    = 128
 	maxAuxv        = 1 << 10
+	maxFilters     = 1 << 12
+	maxFilterCode  = 4096 * 8
 	userEnd        = 1 << 47 // of addresses that programs have
 )
 
@@ -127,6 +129,10 @@ func (c *checker) process(p *Process, img *Image) {
 		c.that(t.Signal >= 0 && t.Signal <= maxSignals, "a timer has signal %d", t.Signal)
 		c.interval(t.Time)
 	}
+	c.that(len(p.Filters) <= maxFilters, "it has %d filters", len(p.Filters))
+	for _, f := range p.Filters {
+		c.that(len(f.Code) > 0 && len(f.Code) <= maxFilterCode && len(f.Code)%8 == 0, "a filter has %d bytes", len(f.Code))
+	}
 	c.threads(p)
 	c.mappings(p, img)
 	c.that(len(p.Descriptors) <= maxDescriptors, "it has %d descriptors", len(p.Descriptors))
@@ -151,6 +157,9 @@ func (c *checker) threads(p *Process) {
 		c.that(t.Registers.RIP < userEnd && t.Registers.FSBase < userEnd && t.Registers.GSBase < userEnd, "registers of thread %d are no program's", t.TID)
 		c.that(len(t.Affinity) <= 1024/8, "the CPU mask of thread %d is too large", t.TID)
 		c.signals(t.Pending)
+		for _, n := range t.Filters {
+			c.that(n >= 0 && n < len(p.Filters), "thread %d has a filter that is not there", t.TID)
+		}
 		c.that(t.Restart == nil || t.Restart.Left >= 0, "thread %d waits for less than nothing", t.TID)
 	}
 }

@@ -128,7 +128,7 @@ var meanings = map[api.Code]meaning{
 	"not_restorable":        {"something in the image can't be restored", "none is known"},
 	"child_processes":       {"the program has child processes", "end them first; trees are not kept yet"},
 	"foreign_namespace":     {"the program is in other namespaces than vos", "run vos in the same: nsenter --target PID --all"},
-	"seccomp_filter":        {"the program has a seccomp filter", "run it without one"},
+	"seccomp_filter":        {"a seccomp filter of the program asks another process (user notification) or can't be read, or it is in strict mode", "run vos as root, outside of a container; or the program without that filter"},
 	"controlling_terminal":  {"the program has a controlling terminal", "start it by setsid, or use --inherit"},
 	"device_mapping":        {"the program has memory of a device mapped", "end what uses the device"},
 	"huge_pages":            {"the program has memory of huge pages (hugetlb)", "run it without"},

@@ -128,8 +128,8 @@ func (p *Plan) full(r api.Refusal) {
 // again when it is held.
 func (p *Plan) lookAtProcess(stat procfs.Stat, status procfs.Status) error {
 	process, pid := p.Process, p.Process.PID()
-	if status.Seccomp != procfs.SeccompDisabled {
-		p.full(refused(codeSeccomp, processSubject(pid), "it has a seccomp filter, which is not kept yet", "run it without a filter (systemd: SystemCallFilter=)"))
+	if status.Seccomp == procfs.SeccompStrict {
+		p.full(refused(codeSeccomp, processSubject(pid), "it may only read, write and end (strict seccomp)", noRemedy))
 	}
 	if err := p.lookAtThreads(status); err != nil {
 		return err
@@ -201,7 +201,7 @@ func (p *Plan) lookAtThreads(main procfs.Status) error {
 			return err
 		}
 		p.statuses[tid] = status
-		if !reflect.DeepEqual(credentials(status), want) || status.NoNewPrivs != main.NoNewPrivs || status.Seccomp != main.Seccomp {
+		if !reflect.DeepEqual(credentials(status), want) || status.NoNewPrivs != main.NoNewPrivs || (status.Seccomp == procfs.SeccompStrict) != (main.Seccomp == procfs.SeccompStrict) {
 			p.full(refused(codeThreadIDs, fmt.Sprintf("thread %d of process %d", tid, p.Process.PID()), "it has other rights than the main thread", noRemedy))
 			return nil
 		}

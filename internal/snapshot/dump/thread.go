@@ -55,6 +55,9 @@ func (c *commit) threads(s *tracee.Session, b *image.Process) error {
 		if err != nil {
 			return err
 		}
+		if err := c.filters(&t, b); err != nil {
+			return err
+		}
 		if i == 0 {
 			if t.TID != b.PID {
 				return refused(codeZombie, processSubject(b.PID), "its main thread has ended, other threads have not", noRemedy)

@@ -222,7 +222,7 @@ func (c *commit) restart(m *procfs.Memory, state *tracee.ThreadState) (*image.Re
 	if !known || !state.Resumed {
 		return nil, nil
 	}
-	status, err := c.Process.ThreadStatus(state.TID)
+	status, err := c.status(state.TID)
 	if err != nil {
 		return nil, err
 	}

@@ -68,6 +68,9 @@ func (p *Plan) commit(ctx context.Context, result *Result) (err error) {
 	if err := checkXState(starter, img); err != nil {
 		return err
 	}
+	if err := suspendFilters(starter, img.Processes); err != nil {
+		return err
+	}
 	if built, err = t.bear(starter, of.PID); err != nil {
 		return err
 	}
@@ -148,6 +151,9 @@ func (p *Plan) build(b *process, of *image.Process, result *Result) (trap *image
 		return nil, err
 	}
 	if err := b.setLimits(of.Limits); err != nil {
+		return nil, err
+	}
+	if err := b.setFilters(of); err != nil {
 		return nil, err
 	}
 	return trap, b.equipAll(of, result)

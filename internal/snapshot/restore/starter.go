@@ -73,6 +73,9 @@ func starterImage(code []byte) []byte {
 	return append(image, code...)
 }
 
+// tracing are the options with which the starter and what it makes are traced.
+const tracing = kernel.ExitKill | kernel.TraceSysGood
+
 // start starts the starter, in a session of its own, and stops it. It dies with the calling OS thread, which becomes its tracer. A task that
 // comes with an error is to be killed.
 func (t *tracer) start() (_ *task, err error) {
@@ -96,7 +99,7 @@ func (t *tracer) start() (_ *task, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("start the process that makes others (a file in memory, which vm.memfd_noexec must allow): %w", err)
 	}
-	if err := kernel.Seize(pid, kernel.ExitKill|kernel.TraceSysGood); err != nil {
+	if err := kernel.Seize(pid, tracing); err != nil {
 		return nil, errors.Join(err, syscall.Kill(pid, syscall.SIGKILL))
 	}
 	starter := t.task(pid)
