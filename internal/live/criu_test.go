@@ -105,9 +105,7 @@ type seen struct {
 
 func look(t *testing.T, pid int) (s seen) {
 	t.Helper()
-	for _, e := range entriesOf(t, pid, "task") {
-		s.threads = append(s.threads, e)
-	}
+	s.threads = entriesOf(t, pid, "task")
 	for _, fd := range entriesOf(t, pid, "fd") {
 		link, err := os.Readlink(fmt.Sprintf("/proc/%d/fd/%d", pid, fd))
 		if err != nil {
