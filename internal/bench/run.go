@@ -2,6 +2,7 @@ package bench
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -30,8 +31,14 @@ var groups = []group{
 	{"attach", "calls come to be counted, and cease to be; floor: bare stop of the same process", Attach},
 	{"counted", "real work, processor time of the program; floor: nothing is counted", Counted},
 	{"snapshot", "a program is checkpointed to files in memory, and built again; floor: bare stop, or a copy of its pages", Snapshot},
+	{"criu", "the same by vos as a command; floor: CRIU, in the same run", CRIU},
 	{"restart", "nginx gets another libz under load; floor: it does not", Restart},
 }
+
+// A notMeasured is why a group is left out on this machine.
+type notMeasured string
+
+func (n notMeasured) Error() string { return "not measured: " + string(n) }
 
 // Run measures all groups, or the one that is named, and prints them as they
 // come.
@@ -52,6 +59,13 @@ func Run(ctx context.Context, w io.Writer, only string, runs int) error {
 		}
 		found = true
 		figures, err := g.measure(ctx, runs)
+		var why notMeasured
+		if errors.As(err, &why) {
+			if _, err := fmt.Fprintf(w, "\n%s\n  not measured: %s\n", g.title, string(why)); err != nil {
+				return err
+			}
+			continue
+		}
 		if printErr := Print(w, g.title, figures); printErr != nil {
 			return printErr
 		}

@@ -68,22 +68,11 @@ func snapshotRuns(ctx context.Context, runs int, program string, threads, memory
 		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(folder)) }()
-	cmd := exec.CommandContext(ctx, program, strconv.Itoa(threads), strconv.Itoa(memory))
-	out, err := cmd.StdoutPipe()
+	pid, err := hold(ctx, program, threads, memory)
 	if err != nil {
 		return err
 	}
-	if err := cmd.Start(); err != nil {
-		return err
-	}
-	pid := cmd.Process.Pid
 	defer func() { _ = syscall.Kill(pid, syscall.SIGKILL); _ = reap(pid) }()
-	if _, err := bufio.NewReader(out).ReadString('\n'); err != nil {
-		return err
-	}
-	if err := out.Close(); err != nil {
-		return err
-	}
 	machine, err := vex.New()
 	if err != nil {
 		return err
@@ -133,6 +122,24 @@ func snapshotRuns(ctx context.Context, runs int, program string, threads, memory
 		}
 	}
 	return nil
+}
+
+// hold starts a program with so many threads and MiB. It is to be killed and reaped.
+func hold(ctx context.Context, program string, threads, memory int) (pid int, err error) {
+	cmd := exec.CommandContext(ctx, program, strconv.Itoa(threads), strconv.Itoa(memory))
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return 0, err
+	}
+	if err := cmd.Start(); err != nil {
+		return 0, err
+	}
+	pid = cmd.Process.Pid
+	if _, err := bufio.NewReader(out).ReadString('\n'); err != nil {
+		_ = syscall.Kill(pid, syscall.SIGKILL)
+		return 0, errors.Join(err, reap(pid))
+	}
+	return pid, out.Close()
 }
 
 func sample(f *Figure, took, floor time.Duration) {

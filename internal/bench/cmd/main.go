@@ -13,7 +13,7 @@ import (
 
 func main() {
 	runs := flag.Int("runs", 30, "measurements of each figure")
-	only := flag.String("only", "", "one group: start, ps, verify, stop, refresh, match, replace, redirect, latency, calls, attach, counted or restart")
+	only := flag.String("only", "", "one group: start, ps, verify, stop, refresh, match, replace, redirect, latency, calls, attach, counted, snapshot, criu or restart")
 	flag.Parse()
 	ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer cancel()
