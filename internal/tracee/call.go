@@ -147,10 +147,16 @@ func (s *Session) runChained(calls []Call) ([]uint64, error) {
 // runToSignal lets the thread run from these registers until it has sent itself the
 // signal, and stands at its way home.
 func (s *Session) runToSignal(regs *kernel.Registers, mask uint64) error {
-	b := s.borrowed
 	if err := s.leave(regs, mask); err != nil {
 		return err
 	}
+	return s.runTo(regs, s.borrowed.chain.homeTail)
+}
+
+// runTo lets the thread run on until it has sent itself the signal and its stack pointer
+// is at an address.
+func (s *Session) runTo(regs *kernel.Registers, stack uint64) error {
+	b := s.borrowed
 	arrived := func(status kernel.WaitStatus) bool { return status.Event() == 0 && status.Signal() == b.signal }
 	for {
 		if err := s.resumeUntil(kernel.Continue, arrived); err != nil {
@@ -161,7 +167,7 @@ func (s *Session) runToSignal(regs *kernel.Registers, mask uint64) error {
 		if err := kernel.GetRegisters(b.thread.tid, regs); err != nil {
 			return err
 		}
-		if regs.RSP == b.chain.homeTail {
+		if regs.RSP == stack {
 			return nil
 		}
 	}

@@ -5,10 +5,13 @@ import (
 	"context"
 	_ "embed"
 	"encoding/binary"
+	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -72,6 +75,9 @@ func exercise(s *Session, n int) error {
 		}
 		if n%2 == 0 {
 			if err := askAll(s, n%4 == 0); err != nil {
+				return err
+			}
+			if err := takeOne(s); err != nil {
 				return err
 			}
 		}
@@ -167,6 +173,49 @@ func askAll(s *Session, byItself bool) error {
 	return nil
 }
 
+// takeOne takes a descriptor that a thread makes.
+func takeOne(s *Session) error {
+	if err := s.Borrow(); err != nil {
+		return err
+	}
+	const value = 7
+	taken, err := s.Take(Call{Number: sysEventfd2, Args: [6]uint64{value, syscall.O_CLOEXEC}})
+	if err != nil {
+		return err
+	}
+	defer taken.Close()
+	count := make([]byte, 8)
+	if _, err := taken.Read(count); err != nil || binary.LittleEndian.Uint64(count) != value {
+		return fmt.Errorf("the eventfd that was taken has % x: %w", count, err)
+	}
+	if _, err := s.Take(Call{Number: syscall.SYS_DUP, Args: [6]uint64{^uint64(0)}}); !errors.Is(err, syscall.EBADF) {
+		return fmt.Errorf("a descriptor that could not be made: %v", err)
+	}
+	if err := s.GiveBack(); err != nil {
+		return err
+	}
+	return nil
+}
+
+const sysEventfd2 = 290
+
+// withoutTaken waits until a process has none of the descriptors of takeOne.
+func withoutTaken(t *testing.T, p *procfs.Process) {
+	t.Helper()
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		links, err := p.Descriptors()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !slices.Contains(slices.Collect(maps.Values(links)), "anon_inode:[eventfd]") {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("descriptors %v: one was left", links)
+		}
+	}
+}
+
 //go:embed testdata/steady.c
 var steadySource string
 
@@ -242,6 +291,7 @@ func TestTracerKilled(t *testing.T) {
 				}
 				time.Sleep(2 * time.Millisecond)
 				checkFree(t, p)
+				withoutTaken(t, p)
 			}
 			if _, err := Do(context.Background(), p, Options{}, func(s *Session) error { return exercise(s, 2) }); err != nil {
 				t.Fatalf("a session afterwards: %v", err)
