@@ -243,6 +243,15 @@ func (w *Writer) written(err error) error {
 	return fmt.Errorf("write image %s: %w", w.dir, err)
 }
 
+// Flush makes sure that what was appended is on the disk, so that Commit finds less to
+// do.
+func (w *Writer) Flush() error {
+	if err := w.pages.Sync(); err != nil {
+		return w.fail(err)
+	}
+	return nil
+}
+
 // Parent is the opened parent image, or nil.
 func (w *Writer) Parent() *Reader { return w.parent }
 

@@ -83,7 +83,13 @@ func ScanPages(pagemap *os.File, start, end uint64, query *PageQuery, regions []
 		n, _, errno := unix.Syscall(unix.SYS_IOCTL, pagemap.Fd(), pagemapScanIoctl, uintptr(unsafe.Pointer(&arg)))
 		switch errno {
 		case 0:
-			return int(n), arg.walkEnd, nil
+			filled, walkEnd = int(n), arg.walkEnd
+			// The kernel gathers 512 regions at a time. It tells where it has stopped
+			// for the last time to pass them on, also when it went on to the end then.
+			if filled > 0 {
+				walkEnd = max(walkEnd, regions[filled-1].End)
+			}
+			return filled, walkEnd, nil
 		case unix.EINTR:
 			continue
 		case unix.ENOTTY:

@@ -103,3 +103,26 @@ func TestScanWithoutAllocation(t *testing.T) {
 		t.Errorf("%v allocations a scan", allocations)
 	}
 }
+
+// TestScanManyRegions asks for more regions than the kernel gathers at a time, with room
+// for all of them.
+func TestScanManyRegions(t *testing.T) {
+	requireFeature(t, PagemapScan())
+	const pages = 2400
+	memory, start := ownPages(t, pages)
+	var want []PageRegion
+	for page := uint64(0); page < pages; page += 2 {
+		memory[page*pageSize] = 1
+		want = append(want, PageRegion{start + page*pageSize, start + (page+1)*pageSize, PagePresent})
+	}
+	query := PageQuery{Any: PagePresent, Return: PagePresent}
+	for _, room := range []int{0, 511, 512, 513, 600, 1024, 1025, 2048} {
+		got, err := AppendPages(make([]PageRegion, 0, room), ownPagemap(t), start, start+pages*pageSize, &query)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("room for %d (-want +got):\n%.2000s", room, diff)
+		}
+	}
+}

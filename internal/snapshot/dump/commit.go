@@ -21,7 +21,7 @@ import (
 
 // A Result is how a checkpoint went.
 type Result struct {
-	Freeze time.Duration // all threads stopped, first stop to last resume, or the end
+	Freeze time.Duration // all threads stopped, all in all: each first stop to last resume, or the end
 	Total  time.Duration
 	Bytes  int64 // of the image on its disk
 	Image  *image.Image
@@ -53,6 +53,10 @@ func (p *Plan) Commit(ctx context.Context, w *image.Writer) (result Result, err 
 	if c.machine, err = machine(); err != nil {
 		return result, err
 	}
+	defer func() { err = errors.Join(err, c.tracker.close()) }()
+	if err := c.precopy(ctx); err != nil {
+		return result, err
+	}
 	const tries = 20
 	for n := 1; ; n++ {
 		if err := c.lookAtWaits(ctx); err != nil {
@@ -60,13 +64,17 @@ func (p *Plan) Commit(ctx context.Context, w *image.Writer) (result Result, err 
 		}
 		var times tracee.Times
 		times, err = tracee.Do(ctx, p.Process, tracee.Options{}, func(s *tracee.Session) error { return c.held(ctx, s) })
-		result.Freeze = times.Pause
+		c.paused += times.Pause
+		result.Freeze = c.paused
 		if !errors.Is(err, errMoved) || n == tries {
 			break
 		}
 		if err := c.lookAgain(); err != nil {
 			return result, err
 		}
+	}
+	if failed := c.tracker.close(); failed != nil {
+		return result, errors.Join(err, failed)
 	}
 	if errors.Is(err, errMoved) {
 		err = refused(codeMoving, processSubject(p.Process.PID()), "its mappings change all the time", "try again")
@@ -95,12 +103,16 @@ type commit struct {
 	image   *image.Image
 	bytes   int64
 
+	tracker      *tracker      // of writes, where memory was copied before, or nil
+	copiedBefore uint64        // bytes, while the program ran
+	paused       time.Duration // all threads were stopped
+
 	statuses map[int]procfs.Status // of the threads, as they are stopped
 }
 
 // lookAgain looks at the memory anew.
 func (c *commit) lookAgain() (err error) {
-	if c.memory, err = lookAtMemory(c.Process); err != nil {
+	if c.memory, err = lookAtMemory(c.Process, c.tracker); err != nil {
 		return err
 	}
 	if len(c.memory.refusals) > 0 {
@@ -138,18 +150,14 @@ func (c *commit) held(ctx context.Context, s *tracee.Session) error {
 	if err := c.threads(s, &b); err != nil {
 		return err
 	}
-	if err := c.memory.scan(c.pagemap, c.guards); err != nil {
+	if err := c.memory.scan(c.pagemap, c.guards, c.tracker); err != nil {
 		return err
 	}
 	total := c.memory.bytes()
-	progress := func(done uint64) {
-		if c.options.Progress != nil {
-			c.options.Progress(done, total)
-		}
-	}
-	if err := c.memory.dump(c.Process, s.Memory(), c.writer, c.before, progress); err != nil {
+	if _, err := c.copier(s.Memory(), c.memory).dump(ctx, c.memory, func(done uint64) { c.progress(done, total) }); err != nil {
 		return err
 	}
+	c.memory.join()
 	if img.Objects, err = c.memory.dumpObjects(c.Process, c.writer); err != nil {
 		return err
 	}
@@ -167,6 +175,11 @@ func (c *commit) held(ctx context.Context, s *tracee.Session) error {
 	img.Processes = []image.Process{b}
 	if len(b.Threads) > 0 {
 		c.extended(img, &b.Threads[0])
+	}
+	if c.written != nil {
+		if err := c.written(s, c); err != nil {
+			return err
+		}
 	}
 	c.image = img
 	if c.options.LeaveRunning {

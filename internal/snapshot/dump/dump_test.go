@@ -6,11 +6,13 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -22,7 +24,17 @@ import (
 	"github.com/virtualizing-os/vos/internal/testbed"
 )
 
-func TestMain(m *testing.M) { os.Exit(testbed.RunTests(m)) }
+func TestMain(m *testing.M) {
+	if pid := os.Getenv(checkpointEnv); pid != "" {
+		n, err := strconv.Atoi(pid)
+		if err == nil {
+			err = checkpoints(n)
+		}
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	os.Exit(testbed.RunTests(m))
+}
 
 // kept is a fixture, and where it has what.
 type kept struct {

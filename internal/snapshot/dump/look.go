@@ -46,6 +46,10 @@ type Plan struct {
 	base    image.Process // what does not change, or is looked at again
 
 	statuses map[int]procfs.Status // of the threads
+
+	// written, where it is not nil, is called when all was written, while the program is
+	// held: for tests.
+	written func(s *tracee.Session, c *commit) error
 }
 
 // Look looks at a process, which runs meanwhile, and is the caller's: the plan needs
@@ -80,7 +84,7 @@ func Look(ctx context.Context, p *procfs.Process, o Options) (*Plan, error) {
 	if err := plan.lookAtProcess(stat, status); err != nil {
 		return nil, err
 	}
-	if plan.memory, err = lookAtMemory(p); err != nil {
+	if plan.memory, err = lookAtMemory(p, nil); err != nil {
 		return nil, err
 	}
 	if err := plan.memory.running(p, &plan.base); err != nil {

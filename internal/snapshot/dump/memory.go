@@ -24,6 +24,9 @@ type memory struct {
 	objects  []object
 	refusals []api.Refusal
 	mapped   uint64
+
+	// Pages of each mapping that the image has already when the others are to be copied.
+	had [][]image.Run
 }
 
 // An object is memory that mappings share.
@@ -34,8 +37,9 @@ type object struct {
 	shared        bool           // it is mapped MAP_SHARED
 }
 
-// lookAtMemory reads the mappings with their flags, and judges each.
-func lookAtMemory(p *procfs.Process) (*memory, error) {
+// lookAtMemory reads the mappings with their flags, and judges each. The tracker, which
+// may be nil, is vOS's own.
+func lookAtMemory(p *procfs.Process, t *tracker) (*memory, error) {
 	const tries = 10
 	for n := 1; ; n++ {
 		m := &memory{}
@@ -59,6 +63,9 @@ func lookAtMemory(p *procfs.Process) (*memory, error) {
 			continue
 		}
 		for _, mapping := range m.maps {
+			if t.covers(mapping.Start, mapping.End) {
+				flags[mapping.Start] = slices.DeleteFunc(flags[mapping.Start], func(flag string) bool { return flag == "uw" })
+			}
 			if err := m.add(p, mapping, flags[mapping.Start]); err != nil {
 				return nil, err
 			}
@@ -241,7 +248,7 @@ func (m *memory) lookAtSharers(p *procfs.Process) error {
 
 // Categories of pages to keep, by kind of mapping. Of anonymous memory it is not asked
 // what else a page is: that takes eight times as long.
-func pagesQuery(kind image.Kind, guards bool) *kernel.PageQuery {
+func pagesQuery(kind image.Kind, guards, tracked bool) *kernel.PageQuery {
 	q := &kernel.PageQuery{Any: kernel.PagePresent | kernel.PageSwapped, Return: kernel.PageSwapped}
 	if kind == image.Private {
 		q.All, q.Inverted = kernel.PageFile|kernel.PagePFNZero, kernel.PageFile|kernel.PagePFNZero
@@ -250,12 +257,17 @@ func pagesQuery(kind image.Kind, guards bool) *kernel.PageQuery {
 		q.Any |= kernel.PageGuard
 		q.Return = kernel.PageGuard
 	}
+	if tracked {
+		q.Return |= kernel.PageWPAllowed | kernel.PageWritten | kernel.PageSwapped
+	}
 	return q
 }
 
-// scan finds the pages of the mappings that an image has to hold.
-func (m *memory) scan(pagemap *os.File, guards bool) error {
+// scan finds the pages of the mappings that an image has to hold; those that it has
+// already it knows of the tracker, which may be nil.
+func (m *memory) scan(pagemap *os.File, guards bool, t *tracker) error {
 	var regions []kernel.PageRegion
+	m.had = make([][]image.Run, len(m.mappings))
 	for i := range m.mappings {
 		to := &m.mappings[i]
 		to.Pages, to.Guards = nil, nil
@@ -267,7 +279,7 @@ func (m *memory) scan(pagemap *os.File, guards bool) error {
 			kind = image.Private
 		}
 		var err error
-		if regions, err = kernel.AppendPages(regions[:0], pagemap, to.Start, to.End, pagesQuery(kind, guards)); err != nil {
+		if regions, err = kernel.AppendPages(regions[:0], pagemap, to.Start, to.End, pagesQuery(kind, guards, t != nil && kind == image.Anonymous)); err != nil {
 			return err
 		}
 		for _, r := range regions {
@@ -275,19 +287,37 @@ func (m *memory) scan(pagemap *os.File, guards bool) error {
 				to.Guards = append(to.Guards, image.Span{Start: r.Start, End: r.End})
 				continue
 			}
-			if n := len(to.Pages); n > 0 && to.Pages[n-1].Start+to.Pages[n-1].Count*image.PageSize == r.Start {
-				to.Pages[n-1].Count += (r.End - r.Start) / image.PageSize
-				continue
+			lack := []image.Run{{Start: r.Start, Count: (r.End - r.Start) / image.PageSize}}
+			if kind == image.Anonymous && t.known(r.Categories) {
+				var have []image.Run
+				have, lack = t.split(r.Start, r.End)
+				m.had[i] = append(m.had[i], have...)
 			}
-			to.Pages = append(to.Pages, image.Run{Start: r.Start, Count: (r.End - r.Start) / image.PageSize})
+			for _, l := range lack {
+				if n := len(to.Pages); n > 0 && endOf(to.Pages[n-1]) == l.Start {
+					to.Pages[n-1].Count += l.Count
+					continue
+				}
+				to.Pages = append(to.Pages, l)
+			}
 		}
 	}
 	return nil
 }
 
+// join adds the pages that the image had already to those that were copied.
+func (m *memory) join() {
+	for i, had := range m.had {
+		if len(had) == 0 {
+			continue
+		}
+		m.mappings[i].Pages = slices.DeleteFunc(overlay(had, m.mappings[i].Pages), func(r image.Run) bool { return r.Place.Up == zeroed })
+	}
+}
+
 // guardsKnown reports whether the kernel tells guard pages apart (Linux 6.15).
 func guardsKnown(pagemap *os.File) bool {
-	_, err := kernel.AppendPages(nil, pagemap, 0, image.PageSize, pagesQuery(image.Anonymous, true))
+	_, err := kernel.AppendPages(nil, pagemap, 0, image.PageSize, pagesQuery(image.Anonymous, true, false))
 	return err == nil
 }
 
@@ -298,7 +328,7 @@ func (m *memory) estimate(p *procfs.Process) (uint64, error) {
 		return 0, err
 	}
 	defer pagemap.Close()
-	if err := m.scan(pagemap, guardsKnown(pagemap)); err != nil {
+	if err := m.scan(pagemap, guardsKnown(pagemap), nil); err != nil {
 		return 0, err
 	}
 	total := m.bytes()

@@ -2,6 +2,7 @@ package dump
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"sync"
@@ -31,6 +32,7 @@ type job struct {
 	pages  uint64
 	force  bool          // not readable by the program: read as a debugger does
 	runs   [][]image.Run // of each piece: where its pages are, those of zeroes left out
+	lost   bool          // it could not be read
 }
 
 // jobs cuts the pages that are to be kept into parts.
@@ -57,11 +59,10 @@ func (m *memory) jobs() []job {
 	return all
 }
 
-// dump copies the pages that scan has found to an image, and notes where they are. The
-// process is held still.
-func (m *memory) dump(p *procfs.Process, memory *procfs.Memory, w *image.Writer, before *earlier, progress func(done uint64)) error {
+// dump copies the pages that scan has found to an image, and notes where they are. Of a
+// running process it returns those that could not be read, as they are gone.
+func (c *copier) dump(ctx context.Context, m *memory, progress func(done uint64)) (lost []image.Run, err error) {
 	all := m.jobs()
-	c := &copier{pid: p.PID(), memory: memory, writer: w, before: before, mappings: m.mappings}
 	var (
 		mu   sync.Mutex
 		next int
@@ -83,7 +84,10 @@ func (m *memory) dump(p *procfs.Process, memory *procfs.Memory, w *image.Writer,
 			buffer := buffers.Get().(*[chunk]byte)
 			defer buffers.Put(buffer)
 			for j := take(); j != nil; j = take() {
-				err := c.copy(j, buffer[:j.pages*image.PageSize])
+				err := ctx.Err()
+				if err == nil {
+					err = c.copy(j, buffer[:j.pages*image.PageSize])
+				}
 				mu.Lock()
 				if err != nil {
 					errs = append(errs, err)
@@ -96,20 +100,24 @@ func (m *memory) dump(p *procfs.Process, memory *procfs.Memory, w *image.Writer,
 	}
 	group.Wait()
 	if err := errors.Join(errs...); err != nil {
-		return err
+		return nil, err
 	}
 	for i := range m.mappings {
 		m.mappings[i].Pages = m.mappings[i].Pages[:0]
 	}
 	for i := range all {
 		for n, piece := range all[i].pieces {
+			if all[i].lost {
+				lost = append(lost, image.Run{Start: piece.start, Count: piece.count})
+				continue
+			}
 			to := &m.mappings[piece.mapping]
 			for _, r := range all[i].runs[n] {
 				to.Pages = appendRun(to.Pages, r)
 			}
 		}
 	}
-	return nil
+	return lost, nil
 }
 
 var buffers = sync.Pool{New: func() any { return new([chunk]byte) }}
@@ -134,6 +142,7 @@ type copier struct {
 	writer   *image.Writer
 	before   *earlier // nil without a parent image
 	mappings []image.Mapping
+	running  bool // the process runs: what can't be read is gone
 }
 
 func (c *copier) read(j *job, b []byte) error {
@@ -162,6 +171,10 @@ func (c *copier) read(j *job, b []byte) error {
 // anonymous memory nor in a parent of the image.
 func (c *copier) copy(j *job, b []byte) error {
 	if err := c.read(j, b); err != nil {
+		if c.running && errors.Is(err, syscall.EFAULT) {
+			j.lost = true
+			return nil
+		}
 		return err
 	}
 	j.runs = make([][]image.Run, len(j.pieces))
