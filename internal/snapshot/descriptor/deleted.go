@@ -71,7 +71,7 @@ func (o *Opened) openDeleted(i int) (kernel.Raw, error) {
 	if f.Regular.Mapped {
 		return o.openMapped(f)
 	}
-	id := fileID{f.Regular.Device, f.Regular.Inode}
+	id := fileID{f.Regular.FileRef.Device, f.Regular.Inode} // Regular.Device is that of a device node
 	file, ok := o.deleted[id]
 	if !ok {
 		var err error
@@ -108,7 +108,7 @@ func (o *Opened) openMapped(f *image.File) (kernel.Raw, error) {
 func (o *Opened) fillDeleted(file kernel.Raw, was *image.Regular) error {
 	var content []image.Run
 	for _, f := range o.image.Files {
-		if r := f.Regular; r != nil && r.Deleted && r.Device == was.Device && r.Inode == was.Inode && len(r.Content) > 0 {
+		if r := f.Regular; r != nil && r.Deleted && r.FileRef.Device == was.FileRef.Device && r.Inode == was.Inode && len(r.Content) > 0 {
 			content = r.Content
 		}
 	}

@@ -173,6 +173,36 @@ func TestDeletedFilesAreKept(t *testing.T) {
 	}
 }
 
+// TestDeletedFilesOfTwoFileSystems has files whose inodes have the same number.
+func TestDeletedFilesOfTwoFileSystems(t *testing.T) {
+	h := newHeld(t)
+	for i, number := range []int{10, 11} {
+		folder := t.TempDir()
+		if err := syscall.Mount("tmpfs", folder, "tmpfs", 0, "size=64k,inode32"); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			if err := syscall.Unmount(folder, syscall.MNT_DETACH); err != nil {
+				t.Error(err)
+			}
+		})
+		path := filepath.Join(folder, "gone")
+		writeFile(t, path, []string{"first", "second"}[i])
+		h.at(number, path, os.O_RDONLY)
+		if err := os.Remove(path); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if now := seen(t, h); now[0].Inode != now[1].Inode || now[0].Device == now[1].Device {
+		t.Skipf("the kernel gave them the inodes %d and %d", now[0].Inode, now[1].Inode)
+	}
+	im := keep(t, h)
+	h.kill()
+	h = again(t, im, Restoring{})
+	h.wants(10, "first")
+	h.wants(11, "second")
+}
+
 func TestDeletedFilesOfOthersAreRefused(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "gone")
 	writeFile(t, path, "content")
