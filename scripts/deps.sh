@@ -10,7 +10,7 @@
 set -euo pipefail
 
 packages=(
-  nginx-light redis-server memcached python3 python3-lxml python3-numpy haproxy postgresql curl apache2-bin gstreamer1.0-tools gstreamer1.0-plugins-base
+  nginx-light redis-server memcached mosquitto sqlite3 python3 python3-lxml python3-numpy haproxy postgresql curl apache2-bin gstreamer1.0-tools gstreamer1.0-plugins-base
   gcc g++ gcc-multilib libc6-dev musl-tools binutils make dpkg-dev
   xvfb xdotool galculator l3afpad mousepad
   gdb procps util-linux iproute2 rpm criu

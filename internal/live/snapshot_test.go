@@ -39,6 +39,9 @@ var servers = map[string]func(t *testing.T, port, folder string) (command []stri
 	"node": func(t *testing.T, port, _ string) ([]string, string) {
 		return []string{testbed.NeedTool(t, "node"), data(t, "numbers.js"), port}, "next\n"
 	},
+	"Java": func(t *testing.T, port, folder string) ([]string, string) {
+		return []string{testbed.NeedTool(t, "java"), "-Xmx64m", data(t, "Numbers.java"), port}, "next\n"
+	},
 	"Go": func(t *testing.T, port, _ string) ([]string, string) {
 		return []string{testbed.MustCompile(t, testbed.Build{Name: "numbers", Language: "go", Source: text(t, "numbers.go")}), port}, "next\n"
 	},
@@ -69,6 +72,22 @@ func startKept(t *testing.T, name string) *kept {
 	}
 	command, ask := servers[name](t, strconv.Itoa(k.port), t.TempDir())
 	k.ask = ask
+	k.start(t, command...)
+	if name == "memcached" {
+		k.say(t, "set n 0 0 1\r\n0\r\n")
+	}
+	first, err := strconv.Atoi(k.say(t, k.ask))
+	if err != nil {
+		t.Fatal(err)
+	}
+	k.last = first // the connection before may have been counted, too
+	k.next(t)
+	return k
+}
+
+// start starts a program that nobody shares anything with, and waits until it listens.
+func (k *kept) start(t *testing.T, command ...string) {
+	t.Helper()
 	alone := testbed.MustCompile(t, testbed.Build{Name: "alone", Source: text(t, "alone.c")})
 	cmd := exec.Command(alone, command...)
 	if err := cmd.Start(); err != nil {
@@ -80,23 +99,13 @@ func startKept(t *testing.T, name string) *kept {
 			k.wait(t)
 		}
 	})
-	await(t, name+" to listen", func() bool {
+	await(t, command[0]+" to listen", func() bool {
 		c, err := net.Dial("tcp", k.address())
 		if err == nil {
 			c.Close()
 		}
 		return err == nil
 	})
-	if name == "memcached" {
-		k.say(t, "set n 0 0 1\r\n0\r\n")
-	}
-	first, err := strconv.Atoi(k.say(t, k.ask))
-	if err != nil {
-		t.Fatal(err)
-	}
-	k.last = first // the connection before may have been counted, too
-	k.next(t)
-	return k
 }
 
 func (k *kept) address() string { return fmt.Sprintf("127.0.0.1:%d", k.port) }
@@ -160,6 +169,9 @@ func TestSnapshotCycles(t *testing.T) {
 		cycles = 20
 	}
 	for name := range servers {
+		if name == "Java" && !soak {
+			continue // it takes long to begin
+		}
 		t.Run(name, func(t *testing.T) {
 			k := startKept(t, name)
 			folder := t.TempDir()
