@@ -54,7 +54,7 @@ func Apart(p *procfs.Process) ([]int, error) {
 	}
 	var apart []int
 	for _, tid := range tids {
-		if stat, err := p.ThreadStat(tid); tid == main || err != nil || stat.Zombie() {
+		if tid == main {
 			continue
 		}
 		order, err := kernel.CompareTables(main, tid)
@@ -63,7 +63,9 @@ func Apart(p *procfs.Process) ([]int, error) {
 		case err != nil:
 			return nil, err
 		case order != 0:
-			apart = append(apart, tid)
+			if stat, err := p.ThreadStat(tid); err == nil && !stat.Zombie() {
+				apart = append(apart, tid)
+			}
 		}
 	}
 	return apart, nil

@@ -48,15 +48,19 @@ func (g Gadgets) tail() []byte {
 var (
 	sigreturnLong  = []byte{0x48, 0xc7, 0xc0, 15, 0, 0, 0, 0x0f, 0x05} // mov $15, %rax; syscall
 	sigreturnShort = []byte{0xb8, 15, 0, 0, 0, 0x0f, 0x05}             // mov $15, %eax; syscall
-	syscallReturn  = []byte{0x0f, 0x05, 0xc3}
-	popRAXReturn   = []byte{0x58, 0xc3}
-	popRDIReturn   = []byte{0x5f, 0xc3}
-	popRSIReturn   = []byte{0x5e, 0xc3}
-	popRDXReturn   = []byte{0x5a, 0xc3}
 	syscallBytes   = []byte{0x0f, 0x05}
 	storeNear      = []byte{0x48, 0x89, 0x03, 0x5b, 0xc3} // mov %rax, (%rbx); pop %rbx; ret
 	storeBeside    = []byte{0x48, 0x89, 0x43}             // mov %rax, disp8(%rbx)
-	popRBXReturn   = []byte{0x5b, 0xc3}
+	popRBXReturn   = []byte{popRBX, 0xc3}
+)
+
+// Instructions of one byte.
+const (
+	popRAX = 0x58
+	popRBX = 0x5b
+	popRDX = 0x5a
+	popRDI = 0x5f
+	popRSI = 0x5e
 )
 
 // Add completes g with what executable code, mapped at address, has to offer.
@@ -70,20 +74,7 @@ func (g *Gadgets) Add(code []byte, address uint64) {
 			g.Sigreturn = address + uint64(i)
 		}
 	}
-	for _, one := range []struct {
-		at   *uint64
-		code []byte
-	}{{&g.PopRAX, popRAXReturn}, {&g.PopRDI, popRDIReturn}, {&g.PopRSI, popRSIReturn}, {&g.PopRDX, popRDXReturn}, {&g.Plain, syscallReturn}} {
-		if *one.at != 0 {
-			continue
-		}
-		if i := bytes.Index(code, one.code); i >= 0 {
-			*one.at = address + uint64(i)
-		}
-	}
-	if g.Store == 0 {
-		g.addStore(code, address)
-	}
+	g.addReturning(code, address)
 	for at := 0; g.Syscall == 0; {
 		i := bytes.Index(code[at:], syscallBytes)
 		if i < 0 {
@@ -96,23 +87,51 @@ func (g *Gadgets) Add(code []byte, address uint64) {
 	}
 }
 
-// addStore looks for the usual end of a function that fills in a field.
-func (g *Gadgets) addStore(code []byte, address uint64) {
-	if i := bytes.Index(code, storeNear); i >= 0 {
-		g.Store, g.StoreAt = address+uint64(i), 0
-		return
-	}
-	for at := 0; ; {
-		i := bytes.Index(code[at:], storeBeside)
+// addReturning looks at what comes before each return instruction.
+func (g *Gadgets) addReturning(code []byte, address uint64) {
+	const ret = 0xc3
+	for at := 0; g.Store == 0 || !g.Pops(); {
+		i := bytes.IndexByte(code[at:], ret)
 		if i < 0 {
 			return
 		}
-		end := at + i + len(storeBeside)
-		if len(code) > end && bytes.HasPrefix(code[end+1:], popRBXReturn) {
-			g.Store, g.StoreAt = address+uint64(at+i), int8(code[end])
-			return
+		at += i + 1
+		if at < 3 {
+			continue
 		}
-		at = end
+		found := func(gadget *uint64, bytes int) {
+			if *gadget == 0 {
+				*gadget = address + uint64(at-bytes)
+			}
+		}
+		switch code[at-2] {
+		case popRAX:
+			found(&g.PopRAX, 2)
+		case popRDI:
+			found(&g.PopRDI, 2)
+		case popRSI:
+			found(&g.PopRSI, 2)
+		case popRDX:
+			found(&g.PopRDX, 2)
+		case syscallBytes[1]:
+			if code[at-3] == syscallBytes[0] {
+				found(&g.Plain, 3)
+			}
+		case popRBX:
+			if g.Store == 0 {
+				g.addStore(code[:at], address+uint64(at))
+			}
+		}
+	}
+}
+
+// addStore looks whether code ends as the usual function does that fills in a field.
+func (g *Gadgets) addStore(code []byte, end uint64) {
+	const besideBytes = 6 // mov with its displacement; pop %rbx; ret
+	if bytes.HasSuffix(code, storeNear) {
+		g.Store, g.StoreAt = end-uint64(len(storeNear)), 0
+	} else if bytes.HasSuffix(code, popRBXReturn) && len(code) >= besideBytes && bytes.HasPrefix(code[len(code)-besideBytes:], storeBeside) {
+		g.Store, g.StoreAt = end-besideBytes, int8(code[len(code)-besideBytes+len(storeBeside)])
 	}
 }
 
