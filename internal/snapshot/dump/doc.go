@@ -2,8 +2,9 @@
 // against keeping one, and its state, written to an image.
 //
 // Look reads all that can be read while the program runs, and stops nothing: it says
-// what stands in the way, and how large the image would be. Plan.Commit stops all
-// threads, looks again at what may have changed, and writes down registers, signals,
+// what stands in the way, and how large the image would be. Plan.Commit copies memory
+// while the program runs, with the kernel noting what is written (tracker). Then it stops
+// all threads, looks again at what may have changed, and writes down registers, signals,
 // timers and memory; one thread after the other makes the few system calls that only
 // the thread itself can make, with its way home prepared (package tracee). So a vos
 // that is killed at any instant leaves the program running, and what it had written is
