@@ -75,15 +75,20 @@ func (b *batch) run() ([]uint64, error) {
 	if err != nil {
 		return nil, err
 	}
+	return results, b.check(aims, results)
+}
+
+// check returns the error of the first call that failed and must not.
+func (b *batch) check(aims []aim, results []uint64) error {
 	for i, a := range aims {
 		if a.mayFail {
 			continue
 		}
 		if errno := errnoOf(results[i]); errno != 0 {
-			return nil, &StepError{PID: b.process.pid, TID: b.task.tid, What: a.text(), Errno: errno}
+			return &StepError{PID: b.process.pid, TID: b.task.tid, What: a.text(), Errno: errno}
 		}
 	}
-	return results, nil
+	return nil
 }
 
 func (a *aim) text() string {

@@ -233,15 +233,16 @@ func (p *process) equipAll(of *image.Process, result *Result) error {
 	if err != nil {
 		return err
 	}
-	for i := len(of.Threads) - 1; i > 0; i-- {
-		if err := p.equip(&of.Threads[i], &of.Credentials, own, nil); err != nil {
-			return err
-		}
-	}
-	if err := p.equip(&of.Threads[0], &of.Credentials, own, of.Pending); err != nil {
+	if err := p.equipOthers(of, own); err != nil {
 		return err
 	}
 	b := p.batch()
+	if err := b.equipment(&of.Threads[0], &of.Credentials, own, of.Pending); err != nil {
+		return err
+	}
+	if _, err := b.run(); err != nil {
+		return err
+	}
 	dumpable := of.Dumpable
 	if dumpable > 1 {
 		dumpable = 0

@@ -87,10 +87,10 @@ func (p *process) tryThreads(threads []image.Thread, made []bool) (done bool, er
 	return taken == nil, taken
 }
 
-// equip gives a thread what only itself can set. With shared it takes on the signals
-// that were pending for the process.
-func (p *process) equip(t *image.Thread, c *image.Credentials, own capabilitySets, shared []image.Signal) error {
-	b := p.batchIn(p.task(t.TID))
+// equipment adds the calls by which a thread sets what only itself can set. With shared it
+// takes on the signals that were pending for the process.
+func (b *batch) equipment(t *image.Thread, c *image.Credentials, own capabilitySets, shared []image.Signal) error {
+	p := b.process
 	name := make([]byte, nameBytes)
 	copy(name[:nameBytes-1], t.Name)
 	at, err := b.place(name)
@@ -123,11 +123,7 @@ func (p *process) equip(t *image.Thread, c *image.Credentials, own capabilitySet
 	if err := b.addPending(p.pid, t.TID, t.Pending, shared); err != nil {
 		return err
 	}
-	if err := b.addCredentials(c, own); err != nil {
-		return err
-	}
-	_, err = b.run()
-	return err
+	return b.addCredentials(c, own)
 }
 
 // addScheduling adds the calls by which a thread sets on which CPUs and how it runs.

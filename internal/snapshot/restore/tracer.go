@@ -130,11 +130,21 @@ func (k *task) prepare() error {
 
 // resume lets a stopped task go on, until it makes the stop that is wanted.
 func (t *tracer) resume(k *task, how func(tid, signal int) error, wanted func(kernel.WaitStatus) bool) error {
+	if err := release(k, how); err != nil {
+		return err
+	}
+	return t.arrive(k, how, wanted)
+}
+
+// release lets a stopped task go on.
+func release(k *task, how func(tid, signal int) error) error {
+	k.stopped = false
+	return how(k.tid, 0)
+}
+
+// arrive waits until a task that goes on makes the stop that is wanted.
+func (t *tracer) arrive(k *task, how func(tid, signal int) error, wanted func(kernel.WaitStatus) bool) error {
 	for {
-		k.stopped = false
-		if err := how(k.tid, 0); err != nil {
-			return err
-		}
 		if err := t.awaitStop(k); err != nil {
 			return err
 		}
@@ -147,6 +157,9 @@ func (t *tracer) resume(k *task, how func(tid, signal int) error, wanted func(ke
 		default:
 			return fmt.Errorf("thread %d stopped with signal %d in the middle of a system call", k.tid, s.Signal())
 		}
+		if err := release(k, how); err != nil {
+			return err
+		}
 	}
 }
 
@@ -158,31 +171,48 @@ func trapped(s kernel.WaitStatus) bool {
 // run makes calls in a stopped task by the interpreter of its arena, and returns their
 // results. pid is its process; data is put at the beginning of the arena's.
 func (t *tracer) run(pid int, k *task, calls []tracee.Call, data []byte) ([]uint64, error) {
-	g := &k.arena
 	results := make([]uint64, 0, len(calls))
 	for len(calls) > 0 {
-		n := min(len(calls), g.entries)
-		table := encodeCalls(make([]byte, 0, n*entryBytes+len(data)), calls[:n])
-		ranges := []kernel.RemoteRange{{Address: g.table, Length: uint64(len(table))}, {Address: g.data, Length: uint64(len(data))}}
-		if err := kernel.WriteMemory(pid, append(table, data...), ranges); err != nil {
+		n := min(len(calls), k.arena.entries)
+		if err := launch(pid, k, calls[:n], data); err != nil {
 			return nil, err
 		}
-		data = nil
-		regs := k.base
-		regs.RIP, regs.RBX, regs.R12 = g.interpreter, g.table, g.table+uint64(len(table))
-		if err := kernel.SetRegisters(k.tid, &regs); err != nil {
+		var err error
+		if results, err = t.land(pid, k, n, results); err != nil {
 			return nil, err
 		}
-		if err := t.resume(k, kernel.Continue, trapped); err != nil {
-			return nil, err
-		}
-		if err := kernel.ReadMemory(pid, table, ranges[:1]); err != nil {
-			return nil, err
-		}
-		results = appendResults(results, table)
-		calls = calls[n:]
+		calls, data = calls[n:], nil
 	}
 	return results, nil
+}
+
+// launch lets a stopped task begin calls, as many as fit the table of its arena.
+func launch(pid int, k *task, calls []tracee.Call, data []byte) error {
+	g := &k.arena
+	table := encodeCalls(make([]byte, 0, len(calls)*entryBytes+len(data)), calls)
+	ranges := []kernel.RemoteRange{{Address: g.table, Length: uint64(len(table))}, {Address: g.data, Length: uint64(len(data))}}
+	if err := kernel.WriteMemory(pid, append(table, data...), ranges); err != nil {
+		return err
+	}
+	regs := k.base
+	regs.RIP, regs.RBX, regs.R12 = g.interpreter, g.table, g.table+uint64(len(table))
+	if err := kernel.SetRegisters(k.tid, &regs); err != nil {
+		return err
+	}
+	return release(k, kernel.Continue)
+}
+
+// land waits until a task has made n calls that it was launched with, and appends their
+// results.
+func (t *tracer) land(pid int, k *task, n int, results []uint64) ([]uint64, error) {
+	if err := t.arrive(k, kernel.Continue, trapped); err != nil {
+		return nil, err
+	}
+	table := make([]byte, n*entryBytes)
+	if err := kernel.ReadMemory(pid, table, []kernel.RemoteRange{{Address: k.arena.table, Length: uint64(len(table))}}); err != nil {
+		return nil, err
+	}
+	return appendResults(results, table), nil
 }
 
 // step makes one call in a stopped task by any `syscall` instruction.
