@@ -8,4 +8,9 @@ import (
 	"github.com/virtualizing-os/vos/internal/vex"
 )
 
-func main() { os.Exit(cli.Main(vex.New)) }
+func main() {
+	if os.Args[0] == vex.InsideName {
+		os.Exit(vex.Inside())
+	}
+	os.Exit(cli.Main(vex.New))
+}

@@ -25,6 +25,10 @@ which ends, and is in a session of its own.
 
 Files that it has open or mapped must be as they were, by size and time of change;
 --map OLD=NEW opens another path instead, --force-files takes them as they are.
+Its ids must be free. With --pid-any a program whose ids are taken gets them in a pid
+namespace of its own, with a mount namespace for its /proc; outside it has others, which
+are printed. A tiny process (vos-init) is the first there, and ends with the last.
+
 What can't be restored exactly is refused by name, and nothing is started. If
 anything fails, or vos is killed, nothing is left of the half-built program.
 
@@ -32,6 +36,7 @@ anything fails, or vos is killed, nothing is left of the half-built program.
 			exitNotPermitted, exitRefused, exitPending, exitInterrupted),
 		Example: `  vos restore -D /var/lib/vos/redis
   vos restore -D job --inherit 1,2 >job.out 2>job.err
+  vos restore -D now --pid-any
   vos restore -D now --map /srv/data=/mnt/data`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 0 {
@@ -60,6 +65,7 @@ anything fails, or vos is killed, nothing is left of the half-built program.
 		},
 	}
 	cmd.Flags().StringVarP(&r.Directory, "dir", "D", "", "the `DIR` of the image")
+	cmd.Flags().BoolVar(&r.AnyPID, "pid-any", false, "where its ids are taken, let it have them in a pid namespace of its own")
 	cmd.Flags().BoolVar(&r.ForceFiles, "force-files", false, "files may have changed since: take them as they are")
 	cmd.Flags().StringArrayVar(&paths, "map", nil, "`OLD=NEW`: open NEW where the program had OLD open; may be given several times")
 	cmd.Flags().StringSliceVar(&inherited, "inherit", nil, "`FD[=OWN],…`: descriptors that the program gets of those of vos (the same number, or OWN)")

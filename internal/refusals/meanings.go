@@ -146,7 +146,7 @@ var meanings = map[api.Code]meaning{
 	"pinned_memory":         {"a device, io_uring or a virtual machine may write to the program's memory by itself, and would go on to write to the old pages", "vos checkpoint and vos restore, or restart the program"},
 	"shared_address_space":  {"another process has the same address space, as after vfork", "try again when that process has ended, or has become another program"},
 	"no_address_space":      {"there is no gap in the address space that a mapping could be copied to", "restart the program"},
-	"pid_taken":             {"a process, thread, group or session has an id that the program had", "end what has it, or try again later"},
+	"pid_taken":             {"a process, thread, group or session has an id that the program had", "end what has it, try again later, or restore by --pid-any"},
 	"several_processes":     {"the image holds more than one process", "checkpoint programs of one process"},
 
 	"address_taken":        {"the address of a socket is somebody else's, or not this machine's", "end what has it"},

@@ -156,15 +156,27 @@ func (Machine) Restore(ctx context.Context, r api.RestoreRequest, emit func(api.
 	}
 	s := api.Snapshot{PID: root.PID, Program: root.Program, Model: string(reader.Image().Model), Image: r.Directory, Outcome: api.Planned,
 		Bytes: reader.Size(), Refusals: plan.Refusals, Residual: plan.Notes}
+	inside := r.AnyPID && restore.OnlyIDs(plan.Refusals)
 	switch {
-	case len(plan.Refusals) > 0:
+	case len(plan.Refusals) > 0 && !inside:
 		s.Outcome = api.Refused
 	case r.DryRun:
 		s.Steps = []string{fmt.Sprintf("build process %d with %d threads and %d bytes of memory", root.PID, len(root.Threads), plan.Bytes)}
-	default:
+		if inside {
+			s.Refusals, s.Steps = nil, append(s.Steps, "in a pid and a mount namespace of its own, as ids are taken")
+		}
+	case !inside:
 		var result restore.Result
 		if result, err = plan.Commit(ctx); err == nil {
 			s.Outcome, s.Residual = api.Restored, result.Notes
+		}
+		inside = r.AnyPID && restore.OnlyIDs(api.Refusals(err)) // of groups and sessions it shows only then
+	}
+	if inside && !r.DryRun {
+		s.Refusals = nil
+		var there api.Snapshot
+		if there, err = restoreInside(ctx, r, options.Inherit); there.Outcome != "" {
+			s = there
 		}
 	}
 	s.TotalUS = time.Since(begin).Microseconds()

@@ -21,7 +21,7 @@ const (
 
 func pidTaken(id int, detail string) api.Refusal {
 	return api.Refusal{Code: codePIDTaken, Subject: fmt.Sprintf("id %d", id), Detail: detail,
-		Remedy: "end what has it; what has ended keeps it until its parent has waited: try again then, or end the parent"}
+		Remedy: "end what has it; what has ended keeps it until its parent has waited: try again then, or end the parent; --pid-any restores it where its ids are free"}
 }
 
 func fileChanged(path, detail string) api.Refusal {
