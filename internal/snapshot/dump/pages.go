@@ -16,8 +16,12 @@ import (
 // chunk is how many bytes of memory are read and written at a time, by each worker.
 const chunk = 1 << 20
 
-// workers is how many goroutines copy memory.
-const workers = 2
+// workers is how many goroutines copy memory; while the program is held, the tracing
+// thread does fewJobs by itself.
+const (
+	workers = 2
+	fewJobs = 8
+)
 
 // A piece is a part of a mapping's pages, in a job.
 type piece struct {
@@ -78,25 +82,31 @@ func (c *copier) dump(ctx context.Context, m *memory, progress func(done uint64)
 		next++
 		return &all[next-1]
 	}
-	var group sync.WaitGroup
-	for range min(workers, len(all)) {
-		group.Go(func() {
-			buffer := buffers.Get().(*[chunk]byte)
-			defer buffers.Put(buffer)
-			for j := take(); j != nil; j = take() {
-				err := ctx.Err()
-				if err == nil {
-					err = c.copy(j, buffer[:j.pages*image.PageSize])
-				}
-				mu.Lock()
-				if err != nil {
-					errs = append(errs, err)
-				}
-				done += j.pages * image.PageSize
-				progress(done)
-				mu.Unlock()
+	work := func() {
+		buffer := buffers.Get().(*[chunk]byte)
+		defer buffers.Put(buffer)
+		for j := take(); j != nil; j = take() {
+			err := ctx.Err()
+			if err == nil {
+				err = c.copy(j, buffer[:j.pages*image.PageSize])
 			}
-		})
+			mu.Lock()
+			if err != nil {
+				errs = append(errs, err)
+			}
+			done += j.pages * image.PageSize
+			progress(done)
+			mu.Unlock()
+		}
+	}
+	var group sync.WaitGroup
+	if !c.running && len(all) <= fewJobs {
+		// This thread runs before all others of a busy machine.
+		work()
+	} else {
+		for range min(workers, len(all)) {
+			group.Go(work)
+		}
 	}
 	group.Wait()
 	if err := errors.Join(errs...); err != nil {

@@ -18,10 +18,8 @@ import (
 // what is less is copied while it is held in some milliseconds.
 var precopyLeast uint64 = 16 << 20
 
-const (
-	precopyRounds = 5
-	precopyEnough = 1 << 20 // bytes that are left for the time in which the program is held
-)
+// precopyEnough is how many bytes may be left for the last round.
+const precopyEnough = 1 << 20
 
 // precopy copies memory while the program runs, and again what it has written meanwhile,
 // as long as that becomes less. What it can't do, or what fails, is left for the time in
@@ -40,33 +38,21 @@ func (c *commit) precopy(ctx context.Context) error {
 	if c.tracker, err = c.track(ctx); c.tracker == nil {
 		return err
 	}
-	before := ^uint64(0)
-	for n := range precopyRounds {
-		q := kernel.PageQuery{Flags: kernel.ScanProtectMatching}
-		if n > 0 {
-			// Is it worth it?
-			written, err := c.tracker.scan(c, kernel.PageQuery{All: kernel.PageWritten})
-			if err != nil {
-				return given(ctx, err)
-			}
-			now := pagesOf(written) * image.PageSize
-			if now <= precopyEnough || now > before/4*3 {
-				break
-			}
-			before, q.All = now, kernel.PageWritten
-		}
-		pages, err := c.tracker.scan(c, q)
+	if ok, err := c.round(ctx, kernel.PageQuery{}); !ok {
+		return err
+	}
+	written := kernel.PageQuery{All: kernel.PageWritten}
+	for before := ^uint64(0); ; {
+		pages, err := c.tracker.scan(c, written) // is it worth it?
 		if err != nil {
-			c.tracker.copied = nil // some may be protected that were written
 			return given(ctx, err)
 		}
-		// From here on the pages count as not written: what is not copied now is
-		// copied while the program is held.
-		c.tracker.forget(pages)
-		if err := c.stopped(ctx, func(*tracee.Session) error { return nil }); err != nil {
-			return given(ctx, err)
+		now := pagesOf(pages) * image.PageSize
+		if now <= precopyEnough || now > before/4*3 {
+			break
 		}
-		if err := c.copyRunning(ctx, pages); err != nil {
+		before = now
+		if ok, err := c.round(ctx, written); !ok {
 			return err
 		}
 	}
@@ -81,7 +67,31 @@ func (c *commit) precopy(ctx context.Context) error {
 	if len(refusals) > 0 {
 		return joined(refusals)
 	}
-	return c.lookAgain()
+	if err := c.lookAgain(); err != nil {
+		return err
+	}
+	_, err = c.round(ctx, written) // that has taken a while
+	return err
+}
+
+// round copies the pages that match; ok is false where no other round is of use.
+func (c *commit) round(ctx context.Context, q kernel.PageQuery) (ok bool, err error) {
+	q.Flags = kernel.ScanProtectMatching
+	pages, err := c.tracker.scan(c, q)
+	if err != nil {
+		c.tracker.copied = nil // some may be protected that were written
+		return false, given(ctx, err)
+	}
+	// From here on the pages count as not written: what is not copied now is copied
+	// while the program is held.
+	c.tracker.forget(pages)
+	if err := c.stopped(ctx, func(*tracee.Session) error { return nil }); err != nil {
+		return false, given(ctx, err)
+	}
+	if err := c.copyRunning(ctx, pages); err != nil {
+		return false, err
+	}
+	return true, nil
 }
 
 // stopped stops all threads, and lets f use them; the time is noted.
