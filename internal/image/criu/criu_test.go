@@ -30,7 +30,9 @@ import (
 	pipedata "github.com/checkpoint-restore/go-criu/v7/crit/images/pipe-data"
 	crpstree "github.com/checkpoint-restore/go-criu/v7/crit/images/pstree"
 	crremap "github.com/checkpoint-restore/go-criu/v7/crit/images/remap-file-path"
+	skinet "github.com/checkpoint-restore/go-criu/v7/crit/images/sk-inet"
 	skpacket "github.com/checkpoint-restore/go-criu/v7/crit/images/sk-packet"
+	tcpstream "github.com/checkpoint-restore/go-criu/v7/crit/images/tcp-stream"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/virtualizing-os/vos/internal/api"
@@ -166,6 +168,11 @@ func whole(keep func(at uint64, b []byte) image.Run, k *kept) *image.Image {
 			{Kind: "socket", Flags: 2, Socket: &image.Socket{Family: syscall.AF_UNIX, Type: 1, ID: 604, State: "established", Local: []byte{1, 0}, PeerID: 603, Shutdown: 2}},
 			{Kind: "socket", Flags: 2, Socket: &image.Socket{Family: syscall.AF_UNIX, Type: 2, ID: 605, State: "unconnected", Local: append([]byte{1, 0}, "/run/s\x00"...),
 				Path: &image.SocketPath{Path: "/run/s", Mode: 0o660, UID: 1, GID: 2}}},
+			{Kind: "socket", Flags: 2, Socket: &image.Socket{Family: syscall.AF_INET, Type: 1, Protocol: 6, ID: 606, State: "established", Shutdown: 2,
+				Local: []byte{2, 0, 0x18, 0xeb, 127, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0}, Peer: []byte{2, 0, 0x10, 0, 127, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0},
+				TCP: &image.TCP{SendSequence: 1000, ReceiveSequence: 2000, Sent: []byte("sent "), Unsent: []byte("not yet"), Received: []byte("came in "), Timestamp: 77,
+					Options: []image.Option{option(0, 2, 1460), option(0, 3, 7|9<<16), option(0, 4, 0), option(0, 8, 0)},
+					Window:  binary.LittleEndian.AppendUint32(binary.LittleEndian.AppendUint64(binary.LittleEndian.AppendUint64(nil, 11|12<<32), 13|14<<32), 15)}}},
 		},
 	}
 	for i := range img.Files {
@@ -510,6 +517,7 @@ func TestDescriptors(t *testing.T) {
 	}
 	compareSockets(t, all[14:])
 	compareContent(t, k, dir, table)
+	compareConnection(t, dir, all[19].GetIsk())
 }
 
 func compareSockets(t *testing.T, all []*crfdinfo.FileEntry) {
@@ -527,6 +535,20 @@ func compareSockets(t *testing.T, all []*crfdinfo.FileEntry) {
 	}
 	if s := all[4].GetUsk(); string(s.GetName()) != "/run/s\x00" || s.GetFilePerms().GetMode() != 0o140660 || s.GetState() != 7 || s.GetType() != 2 {
 		t.Errorf("datagrams %v", s)
+	}
+}
+
+func compareConnection(t *testing.T, dir string, s *skinet.InetSkEntry) {
+	t.Helper()
+	if s.GetState() != 4 || s.GetSrcPort() != 6379 || s.GetDstPort() != 4096 || s.GetShutdown() != 2 {
+		t.Errorf("connection %v", s)
+	}
+	b := bytes.NewBuffer(readFile(t, dir, "tcp-stream-25e.img")[8:])
+	e := next(t, b, &tcpstream.TcpStreamEntry{})
+	if e.GetInqLen() != 8 || e.GetInqSeq() != 2000 || e.GetOutqLen() != 12 || e.GetOutqSeq() != 1000 || e.GetUnsqLen() != 7 || e.GetOptMask() != 7 || e.GetMssClamp() != 1460 ||
+		e.GetSndWscale() != 7 || e.GetRcvWscale() != 9 || e.GetTimestamp() != 77 || e.GetSndWl1() != 11 || e.GetSndWnd() != 12 || e.GetMaxWindow() != 13 ||
+		e.GetRcvWnd() != 14 || e.GetRcvWup() != 15 || b.String() != "came in sent not yet" {
+		t.Errorf("stream %v, %q", e, b)
 	}
 }
 
@@ -600,7 +622,7 @@ func TestRefusals(t *testing.T) {
 		"descriptor 7 of process 812: it is an eventfd that counts as a semaphore": func(img *image.Image) { img.Files[7].Event = &image.Event{Semaphore: true} },
 		"descriptor 2 of process 812: it leads to a description of kind pidfd":     func(img *image.Image) { img.Files[2] = image.File{Kind: "pidfd", PIDFD: 812} },
 		"descriptor 0 of process 812: a lock of kind lease is held on it":          func(img *image.Image) { img.Files[0].Locks[0].Kind = "lease" },
-		"descriptor 14 of process 812: it is a TCP connection": func(img *image.Image) {
+		"descriptor 14 of process 812: its connection went on with the program": func(img *image.Image) {
 			s := *img.Files[14].Socket
 			s.State, img.Files[14].Socket = "established", &s
 		},

@@ -237,6 +237,25 @@ type permissions struct {
 	GID  uint32 `pb:"3"`
 }
 
+// tcpStream is followed by what was received, and what was written.
+type tcpStream struct {
+	Received        uint32  `pb:"1"`
+	ReceiveSequence uint32  `pb:"2"`
+	Written         uint32  `pb:"3"`
+	SendSequence    uint32  `pb:"4"`
+	Options         uint32  `pb:"5"`
+	SendScale       uint32  `pb:"6"`
+	MostSegment     uint32  `pb:"7"`
+	ReceiveScale    *uint32 `pb:"8"`
+	Timestamp       *uint32 `pb:"9"`
+	Unsent          uint32  `pb:"12"`
+	SendFrom        uint32  `pb:"13"`
+	SendWindow      uint32  `pb:"14"`
+	MostWindow      uint32  `pb:"15"`
+	Window          uint32  `pb:"16"`
+	WindowAt        uint32  `pb:"17"`
+}
+
 // packet is followed by Bytes bytes.
 type packet struct {
 	For    uint32     `pb:"1"` // file

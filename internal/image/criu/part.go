@@ -26,7 +26,7 @@ const (
 	magicRemap     = 0x59133954
 	magicMemfd     = 0x48453499
 	magicLocks     = 0x54323616
-	magicSeccomp   = 0x64413049
+	magicStream    = 0x51465506
 )
 
 // writeTo writes a part: each message behind its length.

@@ -50,9 +50,11 @@ func (x *export) inet(i int, inode, state uint32) *file {
 		x.refuseFile(i, fmt.Sprintf("it is a socket of type %d and protocol %d", s.Type, s.Protocol))
 		return nil
 	}
-	if s.Protocol == protocolTCP && (s.TCP != nil || s.State == "established") {
-		x.refuse(x.fileSubject(i), "it is a TCP connection, which vos does not put into CRIU's format", "export an image that was taken without connections")
-		return nil
+	if s.Protocol == protocolTCP && s.State == "established" {
+		if s.Shutdown&shutSend != 0 {
+			state = stateFinWait
+		}
+		x.stream(i, inode, s)
 	}
 	if len(s.Queue) > 0 {
 		x.refuseFile(i, "datagrams wait in it")
