@@ -30,6 +30,7 @@ import (
 	pipedata "github.com/checkpoint-restore/go-criu/v7/crit/images/pipe-data"
 	crpstree "github.com/checkpoint-restore/go-criu/v7/crit/images/pstree"
 	crremap "github.com/checkpoint-restore/go-criu/v7/crit/images/remap-file-path"
+	crseccomp "github.com/checkpoint-restore/go-criu/v7/crit/images/seccomp"
 	skinet "github.com/checkpoint-restore/go-criu/v7/crit/images/sk-inet"
 	skpacket "github.com/checkpoint-restore/go-criu/v7/crit/images/sk-packet"
 	tcpstream "github.com/checkpoint-restore/go-criu/v7/crit/images/tcp-stream"
@@ -112,6 +113,7 @@ func whole(keep func(at uint64, b []byte) image.Run, k *kept) *image.Image {
 			PID: 812, Group: 812, Session: 812, Program: "x", Executable: *ref("/usr/bin/x"), Directory: "/srv", Root: "/", Umask: 0o27, OOMScoreAdjust: -17,
 			Dumpable: 1, NoTHP: true, ChildSubreaper: true, NoNewPrivileges: true, ParentDeath: 15,
 			Credentials: image.Credentials{UID: [4]uint32{1, 2, 3, 4}, GID: [4]uint32{5, 6, 7, 8}, Groups: []uint32{9, 10}, Permitted: 1<<40 | 3, Ambient: 1, SecureBits: 2},
+			Filters:     []image.Filter{{Code: []byte("8 bytes.")}, {Code: []byte("8 others"), Log: true}},
 			Limits:      []image.Limit{{Soft: 1, Hard: ^uint64(0)}}, Layout: image.Layout{StartCode: 0x1000, Break: 0x9000, Auxv: []uint64{6, 4096, 33, 0x7ff0, 0, 0}},
 			Mappings: []image.Mapping{
 				mapping(0x10000, 0x20000, image.Private, 2, func(m *image.Mapping) {
@@ -175,6 +177,7 @@ func whole(keep func(at uint64, b []byte) image.Run, k *kept) *image.Image {
 					Window:  binary.LittleEndian.AppendUint32(binary.LittleEndian.AppendUint64(binary.LittleEndian.AppendUint64(nil, 11|12<<32), 13|14<<32), 15)}}},
 		},
 	}
+	img.Processes[0].Threads[0].Filters, img.Processes[0].Threads[1].Filters = []int{0}, []int{0, 1}
 	for i := range img.Files {
 		img.Processes[0].Descriptors = append(img.Processes[0].Descriptors, image.Descriptor{Number: i, File: i, OnClose: i%2 == 1})
 	}
@@ -288,6 +291,17 @@ func TestProcesses(t *testing.T) {
 			t.Fatalf("%s: %v", name, core)
 		}
 		compareThread(t, name, core[0])
+	}
+	filters, _ := read(t, dir, "seccomp.img", &crseccomp.SeccompEntry{})
+	if f := filters[0].GetSeccompFilters(); len(f) != 2 || string(f[0].GetFilter()) != "8 bytes." || f[0].Prev != nil || string(f[1].GetFilter()) != "8 others" ||
+		f[1].Prev == nil || f[1].GetPrev() != 0 || f[1].GetFlags() != 2 {
+		t.Errorf("filters %v", filters)
+	}
+	for name, want := range map[string]uint32{"core-812.img": 0, "core-815.img": 1} {
+		c, _ := read(t, dir, name, &crcore.CoreEntry{})
+		if th := c[0].GetThreadCore(); th.GetSeccompMode() != crcore.SeccompMode_filter || th.SeccompFilter == nil || th.GetSeccompFilter() != want {
+			t.Errorf("%s: filter %v", name, th)
+		}
 	}
 	core, _ := read(t, dir, "core-812.img", &crcore.CoreEntry{})
 	compareTask(t, core[0], &img.Processes[0])

@@ -204,8 +204,20 @@ type threadCore struct {
 	DeathSig   *uint32     `pb:"8"`
 	Pending    signals     `pb:"9"`
 	Rights     credentials `pb:"10"`
+	Seccomp    *uint32     `pb:"11"` // mode
+	Filter     *uint32     `pb:"12"`
 	Name       string      `pb:"13"`
 	Rseq       *rseq       `pb:"15"`
+}
+
+type seccomp struct {
+	Filters []seccompFilter `pb:"1"`
+}
+
+type seccompFilter struct {
+	Code   []byte  `pb:"1"`
+	Before *uint32 `pb:"2"` // the one that was set before it
+	Flags  *uint32 `pb:"3"`
 }
 
 type altStack struct {

@@ -27,6 +27,7 @@ const (
 	magicMemfd     = 0x48453499
 	magicLocks     = 0x54323616
 	magicStream    = 0x51465506
+	magicSeccomp   = 0x64413049
 )
 
 // writeTo writes a part: each message behind its length.

@@ -88,6 +88,9 @@ func (x *export) thread(p *image.Process, n int) {
 			Blocked: t.Mask, AltStack: altStack(t.AltStack), Pending: pending(t.Pending), Rights: rights(p), Name: t.Name,
 		},
 	}
+	if e.Thread.Filter = x.filters(p, t); e.Thread.Filter != nil {
+		e.Thread.Seccomp = new(uint32(modeFilter))
+	}
 	if t.Scheduler.Priority != 0 {
 		e.Thread.Priority = &t.Scheduler.Priority
 	}

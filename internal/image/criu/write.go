@@ -63,6 +63,8 @@ type export struct {
 	shared  map[int]bool    // objects that are written
 	ghosts  map[name]uint32 // deleted files
 	pages   uint32          // number of a file of pages
+	seccomp seccomp
+	chains  map[filterPlace]int // places in seccomp
 }
 
 // A part is one file of the directory: its magic number, and its messages.
@@ -77,7 +79,7 @@ type rawBytes []byte
 
 func newExport(source Source, options Options) *export {
 	img := source.Image()
-	return &export{source: source, options: options, img: img, last: uint32(len(img.Files)), named: map[name]uint32{}, shared: map[int]bool{}, ghosts: map[name]uint32{}}
+	return &export{source: source, options: options, img: img, last: uint32(len(img.Files)), named: map[name]uint32{}, shared: map[int]bool{}, ghosts: map[name]uint32{}, chains: map[filterPlace]int{}}
 }
 
 // collect makes all messages.
@@ -88,6 +90,7 @@ func (x *export) collect() {
 	}
 	x.descriptions()
 	x.add("files.img", magicFiles, x.files...)
+	x.add("seccomp.img", magicSeccomp, x.seccomp)
 }
 
 func (x *export) add(name string, magic uint32, entries ...any) {
