@@ -53,7 +53,11 @@ type RestoreRequest struct {
 	Identities []string          // files of age identities to decrypt with
 	AnyPID     bool              // where ids are taken, in a pid namespace of its own
 	DryRun     bool
-	Progress   func(SnapshotProgress) `json:"-"`
+
+	// CloseConnections tells the program that its connections of TCP have ended.
+	CloseConnections bool
+
+	Progress func(SnapshotProgress) `json:"-"`
 }
 
 // A SnapshotProgress says how far a long checkpoint or restore has come.

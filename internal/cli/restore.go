@@ -29,6 +29,10 @@ Its ids must be free. With --pid-any a program whose ids are taken gets them in 
 namespace of its own, with a mount namespace for its /proc; outside it has others, which
 are printed. A tiny process (vos-init) is the first there, and ends with the last.
 
+Connections of TCP go on where the checkpoint has ended the program, within a day and
+on the same machine, and once; --close-connections tells the program that its
+connections have ended (ECONNABORTED).
+
 What can't be restored exactly is refused by name, and nothing is started. If
 anything fails, or vos is killed, nothing is left of the half-built program.
 
@@ -67,6 +71,7 @@ anything fails, or vos is killed, nothing is left of the half-built program.
 	cmd.Flags().StringVarP(&r.Directory, "dir", "D", "", "the `DIR` of the image")
 	cmd.Flags().BoolVar(&r.AnyPID, "pid-any", false, "where its ids are taken, let it have them in a pid namespace of its own")
 	cmd.Flags().BoolVar(&r.ForceFiles, "force-files", false, "files may have changed since: take them as they are")
+	cmd.Flags().BoolVar(&r.CloseConnections, "close-connections", false, "tell the program that its connections of TCP have ended")
 	cmd.Flags().StringArrayVar(&paths, "map", nil, "`OLD=NEW`: open NEW where the program had OLD open; may be given several times")
 	cmd.Flags().StringSliceVar(&inherited, "inherit", nil, "`FD[=OWN],…`: descriptors that the program gets of those of vos (the same number, or OWN)")
 	cmd.Flags().StringArrayVar(&r.Identities, "identity", nil, "`FILE` with an age identity to decrypt with; may be given several times")

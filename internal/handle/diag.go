@@ -23,6 +23,8 @@ const (
 	inetRequestSize     = 56
 	inetMessageSize     = 72
 	inetRequestProtocol = 3
+	inetInfo            = 1 << 1 // INET_DIAG_INFO
+	inetSignatures      = 18     // INET_DIAG_MD5SIG
 
 	unixMessageSize = 16
 	unixShow        = 1 | 2 | 4 | 0x10 // name, file, peer, queues
@@ -60,6 +62,7 @@ func (t *socketTable) dumpInet(d *kernel.SocketDiag, protocol int, name string) 
 		binary.NativeEndian.PutUint32(request[4:], 1<<32-1) // all states
 		if protocol <= 255 {
 			request[1] = byte(protocol)
+			request[2] = inetInfo // without it the kernel does not tell of keys
 		} else {
 			request = binary.NativeEndian.AppendUint16(request, 8)
 			request = binary.NativeEndian.AppendUint16(request, inetRequestProtocol)
@@ -96,7 +99,23 @@ func parseInet(b []byte, protocol string) (inode uint64, s Socket, err error) {
 		s.Remote = netip.AddrPort{}
 	}
 	s.Receive, s.Send = binary.NativeEndian.Uint32(b[56:]), binary.NativeEndian.Uint32(b[60:])
+	s.Signed = hasAttribute(b[inetMessageSize:], inetSignatures)
 	return uint64(binary.NativeEndian.Uint32(b[68:])), s, nil
+}
+
+// hasAttribute reports whether there is an attribute of a kind among those of b.
+func hasAttribute(b []byte, kind uint16) bool {
+	for len(b) >= 4 {
+		size := int(binary.NativeEndian.Uint16(b))
+		if size < 4 || size > len(b) {
+			return false
+		}
+		if binary.NativeEndian.Uint16(b[2:]) == kind {
+			return true
+		}
+		b = b[min((size+3)&^3, len(b)):]
+	}
+	return false
 }
 
 func inetAddress(family byte, b []byte, port uint16, device uint32) netip.AddrPort {

@@ -18,6 +18,8 @@ type Socket struct {
 
 	Local, Remote netip.AddrPort // of inet and inet6; not valid is none
 
+	Signed bool // of TCP: there are keys for its segments (TCP-MD5)
+
 	Name      string // of unix: the path as the program gave it, or the abstract name
 	Abstract  bool   // Name is no path
 	Peer      uint64 // of unix: the inode of the socket at the other end; 0 is none

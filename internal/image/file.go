@@ -151,16 +151,18 @@ type Packet struct {
 	Files []int  `cbor:"files,omitempty"` // descriptors in flight: in Image.Files
 }
 
-// A TCP is the state of a connection, by TCP_REPAIR.
+// A TCP is the state of a connection that its program was ended with, by TCP_REPAIR.
 type TCP struct {
-	SendSequence    uint32   `cbor:"send_sequence"`
-	ReceiveSequence uint32   `cbor:"receive_sequence"`
-	Sent            []byte   `cbor:"sent"`   // written, and not acknowledged yet
-	Unsent          []byte   `cbor:"unsent"` // written, and not sent yet
-	Received        []byte   `cbor:"received"`
-	Options         []Option `cbor:"options"` // TCP_REPAIR_OPTIONS: code, value
-	Window          []byte   `cbor:"window"`  // struct tcp_repair_window
+	SendSequence    uint32   `cbor:"send_sequence"`    // behind what was written, and the end if that was sent
+	ReceiveSequence uint32   `cbor:"receive_sequence"` // behind what was received
+	Sent            []byte   `cbor:"sent"`             // written, and not acknowledged yet
+	Unsent          []byte   `cbor:"unsent"`           // written, and not sent yet
+	Received        []byte   `cbor:"received"`         // and not read yet
+	Options         []Option `cbor:"options"`          // TCP_REPAIR_OPTIONS: code, value
+	Window          []byte   `cbor:"window"`           // struct tcp_repair_window
 	Timestamp       uint32   `cbor:"timestamp"`
+	SendBuffer      int      `cbor:"send_buffer"` // SO_SNDBUF, which the kernel may have chosen
+	ReceiveBuffer   int      `cbor:"receive_buffer"`
 }
 
 // A Terminal is a pseudo-terminal's end.

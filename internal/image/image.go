@@ -15,6 +15,7 @@ type Image struct {
 	Processes []Process `cbor:"processes"` // parents before their children; the first is the root
 	Files     []File    `cbor:"files,omitempty"`
 	Objects   []Object  `cbor:"objects,omitempty"`
+	Held      string    `cbor:"held,omitempty"` // table of nf_tables that holds the connections that the program was ended with
 }
 
 // A Model is how much of a program's surroundings its state needs.

@@ -177,3 +177,22 @@ func UnixAddress(name string) []byte {
 	}
 	return b
 }
+
+// Unacknowledged returns how many bytes a connection has written that its peer has not
+// acknowledged, SIOCOUTQ; its end counts as one.
+func (r Raw) Unacknowledged() (int, error) {
+	n, err := unix.IoctlGetInt(int(r), unix.TIOCOUTQ)
+	if err != nil {
+		return 0, fmt.Errorf("unacknowledged bytes of descriptor %d: %w", r, err)
+	}
+	return n, nil
+}
+
+// Disconnect ends the association of a socket: connect(2) with AF_UNSPEC. One in
+// TCP_REPAIR tells its peer nothing and has ECONNABORTED as its error.
+func (r Raw) Disconnect() error {
+	if err := r.withName(unix.SYS_CONNECT, make([]byte, 16)); err != nil {
+		return fmt.Errorf("disconnect a socket: %w", err)
+	}
+	return nil
+}

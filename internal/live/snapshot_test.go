@@ -346,20 +346,30 @@ func TestSnapshotRefusals(t *testing.T) {
 	if got := vos(t, "restore", "-D", image).expect(t, 1); !strings.Contains(got.Stderr, "damaged") {
 		t.Errorf("damaged: %s", got.Stderr)
 	}
-	// A connection is open, and not kept.
-	c, err := net.Dial("tcp", k.address())
+	// A connection that waits to be accepted is not kept.
+	waiting := exec.Command(testbed.NeedTool(t, "python3"), "-c", "import socket, time; s = socket.create_server(('127.0.0.1', 0)); print(s.getsockname()[1], flush=True); time.sleep(1000)")
+	port, err := waiting.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := waiting.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		_ = waiting.Process.Kill()
+		_ = waiting.Wait()
+	}()
+	line, err := bufio.NewReader(port).ReadString('\n')
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := net.Dial("tcp", "127.0.0.1:"+strings.TrimSpace(line))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	if _, err := c.Write([]byte("PING\r\n")); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := bufio.NewReader(c).ReadString('\n'); err != nil {
-		t.Fatal(err)
-	}
-	got := vos(t, "checkpoint", k.target(), "-D", filepath.Join(folder, "no")).expect(t, 7)
-	if !strings.Contains(got.Stderr, "refused: ") || !strings.Contains(got.Stderr, "remedy: ") {
+	got := vos(t, "checkpoint", strconv.Itoa(waiting.Process.Pid), "-D", filepath.Join(folder, "no"), "--inherit", "0,1,2").expect(t, 7)
+	if !strings.Contains(got.Stderr, "refused: ") || !strings.Contains(got.Stderr, "not_received") || !strings.Contains(got.Stderr, "remedy: ") {
 		t.Errorf("%s", got.Stderr)
 	}
 	k.next(t)

@@ -150,7 +150,8 @@ var meanings = map[api.Code]meaning{
 	"several_processes":     {"the image holds more than one process", "checkpoint programs of one process"},
 
 	"address_taken":        {"the address of a socket is somebody else's, or not this machine's", "end what has it"},
-	"connection":           {"the socket is a connection of a kind that is not kept", "try again when it is closed, or --inherit"},
+	"connection":           {"the socket is a connection of a kind, or in a state, that is not kept: of MPTCP, with urgent data, signed, being made, or ended by its peer", "try again when it is closed, or --inherit"},
+	"connection_lost":      {"the program's connection is not held any more, so its peer may have gone on: the program was not ended by its checkpoint, was restored already, or more than a day ago", "--close-connections: the program is told that its connections have ended"},
 	"in_flight":            {"descriptors or credentials were sent over the socket and not received", "try again"},
 	"network_namespace":    {"the socket is in another network namespace", "run vos in it: nsenter --net"},
 	"lock_taken":           {"somebody else has taken a lock that the program held on a file", "end what has it"},

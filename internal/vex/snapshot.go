@@ -89,7 +89,7 @@ func checkpoint(ctx context.Context, plan *dump.Plan, r api.CheckpointRequest, s
 	result, err := plan.Commit(ctx, w)
 	s.FreezeUS, s.Bytes = result.Freeze.Microseconds(), result.Bytes
 	if err == nil {
-		s.Outcome = api.Checkpointed
+		s.Outcome, s.Residual = api.Checkpointed, result.Notes
 	}
 	return err
 }
@@ -146,7 +146,7 @@ func (Machine) Restore(ctx context.Context, r api.RestoreRequest, emit func(api.
 	}
 	defer func() { err = errors.Join(err, reader.Close()) }()
 	root := reader.Image().Processes[0]
-	options := restore.Options{Force: r.ForceFiles, Map: r.Map, Inherit: make(map[int]*os.File, len(r.Inherit))}
+	options := restore.Options{Force: r.ForceFiles, CloseConnections: r.CloseConnections, Map: r.Map, Inherit: make(map[int]*os.File, len(r.Inherit))}
 	for number, own := range r.Inherit {
 		options.Inherit[number] = os.NewFile(uintptr(own), fmt.Sprintf("descriptor %d", own))
 	}

@@ -19,6 +19,7 @@ type Kept struct {
 	Files       []image.File
 	Descriptors map[int][]image.Descriptor // by process, ascending
 	Objects     []image.Object             // that follow those of Store.Objects
+	Leaving     *Leaving                   // if there are connections and the program ends; the caller closes it
 }
 
 // dumping is one Dump.
@@ -33,6 +34,8 @@ type dumping struct {
 	deleted  map[fileID]bool           // whose content is written down
 	locks    map[processLock]bool      // whether they are written down
 	kept     Kept
+	ring     *kernel.Ring // for connections
+	leaving  *Leaving
 }
 
 // Dump writes down what the descriptors lead to, while all processes are held still.
@@ -60,8 +63,17 @@ func (f *Found) Dump(ctx context.Context, store Store) (_ *Kept, err error) {
 		for _, raw := range d.taken {
 			err = errors.Join(err, raw.Close())
 		}
+		if d.ring != nil {
+			err = errors.Join(err, d.ring.Close())
+		}
+		if err != nil {
+			err = errors.Join(err, d.leaving.Close())
+		}
 	}()
 	if err := d.take(groups); err != nil {
+		return nil, err
+	}
+	if err := d.leave(groups); err != nil {
 		return nil, err
 	}
 	for i, g := range groups {
@@ -69,6 +81,7 @@ func (f *Found) Dump(ctx context.Context, store Store) (_ *Kept, err error) {
 			return nil, err
 		}
 	}
+	d.kept.Leaving = d.leaving
 	return &d.kept, d.lostLocks()
 }
 

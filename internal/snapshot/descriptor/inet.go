@@ -11,16 +11,10 @@ import (
 	"github.com/virtualizing-os/vos/internal/kernel"
 )
 
-// An inetSocket is one of TCP that listens, or is neither connected nor has been, or
-// one of UDP with or without a peer. What waits to be accepted or read is refused:
-// there is no way to put it back.
+// An inetSocket is one of TCP that listens, is connected (see tcp.go), or is neither nor
+// has been, or one of UDP with or without a peer. What waits to be accepted, or
+// datagrams that wait to be read, are refused: there is no way to put them back.
 type inetSocket struct{}
-
-// States of TCP in struct tcp_info, linux/tcp_states.h.
-const (
-	tcpClosed    = 7
-	tcpListening = 10
-)
 
 func (inetSocket) look(l *looking, h *handle.Handle) []api.Refusal {
 	s := h.Socket
@@ -31,14 +25,13 @@ func (inetSocket) look(l *looking, h *handle.Handle) []api.Refusal {
 	if here, err := l.network(h.PID); err != nil || !here {
 		return []api.Refusal{refusal(codeNetwork, h, leadsTo(h)+", in another network namespace", "run vos in it: nsenter --net")}
 	}
+	if s.Signed {
+		return []api.Refusal{connectionRefusal(h, "whose segments are signed (TCP-MD5)")}
+	}
 	if tcp && s.Found && s.State != "listen" && s.State != stateUnconnected {
-		return []api.Refusal{connectionRefusal(h)}
+		return l.lookAtConnection(h)
 	}
 	return nil
-}
-
-func connectionRefusal(h *handle.Handle) api.Refusal {
-	return refusal(codeConnection, h, leadsTo(h)+", a connection, which is not kept", "try again when it is closed, or "+inheritRemedy(h.FD))
 }
 
 func (inetSocket) dump(d *dumping, h *handle.Handle, raw kernel.Raw, s *image.Socket) error {
@@ -78,7 +71,7 @@ func (inetSocket) dump(d *dumping, h *handle.Handle, raw kernel.Raw, s *image.So
 			return refusal(codeWaiting, h, fmt.Sprintf("%s, which has %d connections that were not accepted", leadsTo(h), waiting), "try again")
 		}
 	default:
-		return connectionRefusal(h)
+		return d.keepConnection(h, raw, s, info)
 	}
 	return nil
 }
@@ -99,6 +92,9 @@ func (l *looking) network(pid int) (bool, error) {
 }
 
 func (inetSocket) plan(p *planning, i int, s *image.Socket) []api.Refusal {
+	if isConnection(s) {
+		return p.planConnection(i, s)
+	}
 	// A socket of such options is made, bound, and closed again.
 	raw, err := openInet(s, false)
 	if err != nil {
@@ -111,6 +107,9 @@ func (inetSocket) plan(p *planning, i int, s *image.Socket) []api.Refusal {
 }
 
 func (inetSocket) open(o *Opened, i int, s *image.Socket) (kernel.Raw, error) {
+	if isConnection(s) {
+		return o.openConnection(i, s)
+	}
 	return openInet(s, true)
 }
 
@@ -159,13 +158,21 @@ func openInet(s *image.Socket, whole bool) (_ kernel.Raw, err error) {
 // unspecified reports whether a socket has no port.
 func unspecified(name []byte) bool { return len(name) < 4 || name[2] == 0 && name[3] == 0 }
 
-// inetText returns an address in words.
-func inetText(name []byte) string {
+// inetAddress returns what a struct sockaddr says; of another family it is not valid.
+func inetAddress(name []byte) netip.AddrPort {
 	switch {
 	case len(name) >= 8 && name[0] == byte(kernel.FamilyIPv4):
-		return netip.AddrPortFrom(netip.AddrFrom4([4]byte(name[4:8])), binary.BigEndian.Uint16(name[2:])).String()
+		return netip.AddrPortFrom(netip.AddrFrom4([4]byte(name[4:8])), binary.BigEndian.Uint16(name[2:]))
 	case len(name) >= 24 && name[0] == byte(kernel.FamilyIPv6):
-		return netip.AddrPortFrom(netip.AddrFrom16([16]byte(name[8:24])), binary.BigEndian.Uint16(name[2:])).String()
+		return netip.AddrPortFrom(netip.AddrFrom16([16]byte(name[8:24])), binary.BigEndian.Uint16(name[2:]))
+	}
+	return netip.AddrPort{}
+}
+
+// inetText returns an address in words.
+func inetText(name []byte) string {
+	if a := inetAddress(name); a.IsValid() {
+		return a.String()
 	}
 	return "an address of no known family"
 }

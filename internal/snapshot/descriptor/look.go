@@ -16,6 +16,10 @@ type Options struct {
 	// Inherit are the numbers of descriptors that the image does not hold: whoever
 	// restores gives them. It holds for all processes.
 	Inherit []int
+
+	// Ends tells that the program is ended behind Dump, by Kept.Leaving: its
+	// connections are the image's then.
+	Ends bool
 }
 
 // A Found is what Look found out. It is used by one goroutine at a time.
@@ -32,6 +36,8 @@ type looking struct {
 	known     map[place]handle.Handle // that were judged
 	watches   map[watch]string        // paths of what is watched
 	networks  map[int]bool            // whether processes are in vos's network namespace
+	ends      bool                    // the program, behind Dump
+	unable    *error                  // why connections can't be kept, where that is known
 }
 
 // A place is a descriptor of a process.
@@ -42,7 +48,7 @@ type place struct{ pid, fd int }
 // stopped. The processes stay the caller's, and are needed as long as what is
 // returned.
 func Look(ctx context.Context, processes []*procfs.Process, o Options) (*Found, []api.Refusal, error) {
-	f := &Found{looking: looking{processes: processes, program: map[int]bool{}, inherit: map[int]bool{}, known: map[place]handle.Handle{}, watches: map[watch]string{}}}
+	f := &Found{looking: looking{processes: processes, program: map[int]bool{}, inherit: map[int]bool{}, known: map[place]handle.Handle{}, watches: map[watch]string{}, ends: o.Ends}}
 	for _, p := range processes {
 		f.program[p.PID()] = true
 	}

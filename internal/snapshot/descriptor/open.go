@@ -18,6 +18,8 @@ type Opened struct {
 	deleted  map[fileID]kernel.Raw
 	scaffold []kernel.Raw   // what is only needed until all is given
 	later    []func() error // what is done to files once all are open
+
+	returning *Returning
 }
 
 // Open opens all of an image's files: after Plan, with the same arguments. The caller
@@ -33,6 +35,9 @@ func Open(im *image.Image, r Restoring) (_ *Opened, err error) {
 		}
 	}()
 	if o.root, err = openRoot(im); err != nil {
+		return nil, err
+	}
+	if err := o.block(); err != nil {
 		return nil, err
 	}
 	for i := range im.Files {
@@ -72,5 +77,5 @@ func (o *Opened) Close() error {
 		errs = append(errs, raw.Close())
 	}
 	o.files, o.scaffold, o.root = nil, nil, nil
-	return errors.Join(errs...)
+	return errors.Join(append(errs, o.returning.Close())...)
 }

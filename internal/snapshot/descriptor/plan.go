@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path"
+	"slices"
 
 	"github.com/virtualizing-os/vos/internal/api"
 	"github.com/virtualizing-os/vos/internal/handle"
@@ -31,6 +32,10 @@ type Restoring struct {
 
 	// Force takes files that are no longer as they were.
 	Force bool
+
+	// CloseConnections makes connections of TCP again as ones that have ended with
+	// ECONNABORTED.
+	CloseConnections bool
 }
 
 // planning is one look at what an image needs.
@@ -38,6 +43,8 @@ type planning struct {
 	Restoring
 	image *image.Image
 	root  *kernel.Directory
+
+	filter *kernel.Netfilter // where there are connections
 }
 
 // Plan returns what speaks against making an image's descriptors again, and changes
@@ -53,6 +60,12 @@ func Plan(im *image.Image, r Restoring) (refusals []api.Refusal, err error) {
 	}
 	defer func() { err = errors.Join(err, root.Close()) }()
 	p := &planning{Restoring: r, image: im, root: root}
+	if slices.ContainsFunc(im.Files, func(f image.File) bool { return isConnection(f.Socket) }) && !r.CloseConnections {
+		if p.filter, err = kernel.OpenNetfilter(); err != nil {
+			return nil, err
+		}
+		defer func() { err = errors.Join(err, p.filter.Close()) }()
+	}
 	for i := range im.Files {
 		f := &im.Files[i]
 		if f.Kind == image.Inherited {
@@ -69,6 +82,9 @@ func Plan(im *image.Image, r Restoring) (refusals []api.Refusal, err error) {
 
 // check makes sure that all is there that the kinds use.
 func check(im *image.Image) error {
+	if im.Held != "" && !heldName.MatchString(im.Held) {
+		return fmt.Errorf("what holds the image's connections can't have the name %.100q", im.Held)
+	}
 	for i, f := range im.Files {
 		missing := false
 		switch handle.Kind(f.Kind) {

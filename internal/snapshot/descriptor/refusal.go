@@ -38,6 +38,7 @@ const (
 	codeInherited api.Code = "not_inherited"
 	codeAddress   api.Code = "address_taken"
 	codeLocked    api.Code = "lock_taken"
+	codeLost      api.Code = "connection_lost"
 )
 
 func subject(pid, fd int) string { return fmt.Sprintf("descriptor %d of process %d", fd, pid) }

@@ -134,6 +134,9 @@ func checkSocket(s *image.Socket) error {
 		return errors.New("it is of no family that this vos can make")
 	}
 	streams := s.Type == socketStream
+	if err := checkConnection(s); err != nil {
+		return err
+	}
 	right := streams && isTCP(s) || s.Type == socketDgram && s.Protocol == levelUDP
 	if s.Family == kernel.FamilyUnix {
 		if name := unixName(s.Local); name != "" && name[0] != 0 && name[0] != '/' {

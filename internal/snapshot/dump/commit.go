@@ -25,6 +25,7 @@ type Result struct {
 	Total  time.Duration
 	Bytes  int64 // of the image on its disk
 	Image  *image.Image
+	Notes  []string // what stays behind
 }
 
 // errMoved says that the memory of the program is not what was looked at.
@@ -87,7 +88,7 @@ func (p *Plan) Commit(ctx context.Context, w *image.Writer) (result Result, err 
 			return result, err
 		}
 	}
-	result.Bytes, result.Image = c.bytes, c.image
+	result.Bytes, result.Image, result.Notes = c.bytes, c.image, c.notes
 	return result, nil
 }
 
@@ -102,6 +103,7 @@ type commit struct {
 	waits   waits
 	image   *image.Image
 	bytes   int64
+	notes   []string
 
 	tracker      *tracker      // of writes, where memory was copied before, or nil
 	copiedBefore uint64        // bytes, while the program ran
@@ -122,7 +124,7 @@ func (c *commit) lookAgain() (err error) {
 }
 
 // held does all that is done while the program is held still.
-func (c *commit) held(ctx context.Context, s *tracee.Session) error {
+func (c *commit) held(ctx context.Context, s *tracee.Session) (err error) {
 	if err := s.Prepare(); err != nil {
 		return err
 	}
@@ -166,6 +168,8 @@ func (c *commit) held(ctx context.Context, s *tracee.Session) error {
 		return err
 	}
 	img.Files, b.Descriptors, img.Objects = kept.Files, kept.Descriptors[b.PID], append(img.Objects, kept.Objects...)
+	defer func() { err = errors.Join(err, kept.Leaving.Close()) }()
+	img.Held = kept.Leaving.Name()
 	b.Mappings = c.memory.mappings
 	monotonic, boot, err := kernel.SinceBoot()
 	if err != nil {
@@ -188,8 +192,14 @@ func (c *commit) held(ctx context.Context, s *tracee.Session) error {
 	if c.bytes, err = c.writer.Commit(img); err != nil {
 		return err
 	}
+	if err := kept.Leaving.Hold(); err != nil {
+		return err
+	}
 	if err := syscall.Kill(b.PID, syscall.SIGKILL); err != nil {
 		return fmt.Errorf("end process %d behind its checkpoint: %w", b.PID, err)
+	}
+	if note := kept.Leaving.Ended(); note != "" {
+		c.notes = append(c.notes, note)
 	}
 	return nil
 }

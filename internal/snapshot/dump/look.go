@@ -98,7 +98,7 @@ func Look(ctx context.Context, p *procfs.Process, o Options) (*Plan, error) {
 		return nil, err
 	}
 	var refusals []api.Refusal
-	if plan.found, refusals, err = descriptor.Look(ctx, []*procfs.Process{p}, descriptor.Options{Inherit: o.Inherit}); err != nil {
+	if plan.found, refusals, err = descriptor.Look(ctx, []*procfs.Process{p}, descriptor.Options{Inherit: o.Inherit, Ends: !o.LeaveRunning}); err != nil {
 		return nil, err
 	}
 	numbers, err := p.DescriptorNumbers()

@@ -61,6 +61,7 @@ func (p *Plan) commit(ctx context.Context, result *Result) (err error) {
 				err = errors.Join(err, made.unmakeAll())
 			}
 		}
+		err = errors.Join(err, t.connections.Close())
 	}()
 	if starter, err = t.start(); err != nil {
 		return err

@@ -15,6 +15,7 @@ import (
 func (p *Plan) restoring(objects []*os.File) descriptor.Restoring {
 	return descriptor.Restoring{
 		Inherit: p.options.Inherit, ReadPages: p.source.ReadPages, Force: p.options.Force, Map: p.options.mapped,
+		CloseConnections: p.options.CloseConnections,
 		Object: func(i int) (*os.File, error) {
 			if i < 0 || i >= len(objects) {
 				return nil, fmt.Errorf("there is no object %d", i)
@@ -36,7 +37,11 @@ func (p *Plan) setDescriptors(b *process, of *image.Process, objects []*os.File)
 		return err
 	}
 	defer func() { err = errors.Join(err, opened.Close()) }()
-	return opened.Give(b, of)
+	if err := opened.Give(b, of); err != nil {
+		return err
+	}
+	b.connections = opened.Returning()
+	return nil
 }
 
 // raiseDescriptors lets the process have as many descriptors as vOS may give it; its own

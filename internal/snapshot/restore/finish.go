@@ -155,11 +155,17 @@ func (p *process) leave(of *image.Process, trap *image.Action) error {
 	if err := p.ctx.Err(); err != nil {
 		return err
 	}
+	if err := p.connections.Ready(); err != nil {
+		return err
+	}
 	for _, k := range tasks {
 		if err := kernel.SetOptions(k.tid, 0); err != nil {
 			return err
 		}
 	}
+	// The program is there. Where its connections can't be let go, they are so by
+	// themselves in some seconds.
+	_ = p.connections.Go()
 	return p.detach(tasks)
 }
 

@@ -31,6 +31,8 @@ type Options struct {
 	// Inherit are the open files in place of those that the image does not hold (the
 	// terminal, pipes to whoever started the program), by descriptor.
 	Inherit map[int]*os.File
+	// CloseConnections tells the program that its connections of TCP have ended.
+	CloseConnections bool
 }
 
 // A Plan is what restoring an image comes to. Nothing is done yet.

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/virtualizing-os/vos/internal/kernel"
+	"github.com/virtualizing-os/vos/internal/snapshot/descriptor"
 	"github.com/virtualizing-os/vos/internal/tracee"
 )
 
@@ -17,6 +18,8 @@ type tracer struct {
 	waiter   *kernel.Waiter
 	tasks    map[int]*task
 	patience time.Duration // how long a task may take to stop
+
+	connections *descriptor.Returning // that are usable when it is left
 
 	suspended bool // somebody sent SIGSTOP meanwhile: it is to be stopped when it is left
 }
