@@ -139,6 +139,49 @@ func (r Raw) Peek(most int) (data []byte, ancillary bool, err error) {
 	return data[:n], length > 0 || flags&unix.MSG_CTRUNC != 0, nil
 }
 
+// A Packet is one that a socket has received.
+type Packet struct {
+	Data      []byte
+	Named     bool // its sender has an address
+	Ancillary bool // something came with it: descriptors, which are closed again, or credentials
+	Cut       bool // it is longer than the buffer
+}
+
+// PeekPacket reads the next packet that a socket has received into b, without waiting.
+// The packet stays there; with SO_PEEK_OFF the next call returns the one behind it.
+func (r Raw) PeekPacket(b []byte) (p Packet, err error) {
+	control := make([]byte, 4096)
+	n, length, flags, from, err := unix.Recvmsg(int(r), b, control, unix.MSG_PEEK|unix.MSG_DONTWAIT|unix.MSG_CMSG_CLOEXEC)
+	if err != nil {
+		return p, fmt.Errorf("look at what a socket has received: %w", err)
+	}
+	messages, err := unix.ParseSocketControlMessage(control[:length])
+	if err != nil {
+		return p, err
+	}
+	for _, m := range messages {
+		if rights, err := unix.ParseUnixRights(&m); err == nil {
+			for _, fd := range rights {
+				err = errors.Join(err, unix.Close(fd))
+			}
+		}
+	}
+	sender, _ := from.(*unix.SockaddrUnix)
+	return Packet{Data: b[:n], Named: sender != nil && sender.Name != "", Ancillary: length > 0 || flags&unix.MSG_CTRUNC != 0,
+		Cut: flags&unix.MSG_TRUNC != 0}, nil
+}
+
+// Send sends a packet, to a struct sockaddr, or to where the socket is connected if that
+// is empty. It does not wait.
+func (r Raw) Send(data, to []byte) error {
+	var at, address unsafe.Pointer = unsafe.Pointer(unsafe.SliceData(data)), unsafe.Pointer(unsafe.SliceData(to))
+	if _, _, errno := unix.Syscall6(unix.SYS_SENDTO, uintptr(r), uintptr(at), uintptr(len(data)), unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL,
+		uintptr(address), uintptr(len(to))); errno != 0 {
+		return fmt.Errorf("send a packet of %d bytes: %w", len(data), errno)
+	}
+	return nil
+}
+
 // RemoveSocket removes the file of a unix socket; what is none stays, with ENOTSOCK.
 func RemoveSocket(path string) error {
 	var st unix.Stat_t

@@ -155,7 +155,7 @@ var meanings = map[api.Code]meaning{
 	"in_flight":            {"descriptors or credentials were sent over the socket and not received", "try again"},
 	"network_namespace":    {"the socket is in another network namespace", "run vos in it: nsenter --net"},
 	"lock_taken":           {"somebody else has taken a lock that the program held on a file", "end what has it"},
-	"not_received":         {"the socket has connections that were not accepted, or datagrams that were not read", "try again"},
+	"not_received":         {"the socket has connections that were not accepted, or datagrams that were not read and can't be sent again as they were", "try again"},
 	"socket_filter":        {"the socket has a filter of what it receives", "none is known"},
 	"descriptor_kind":      {"the descriptor leads to something that is not kept", "close it, or leave it to whoever restores: --inherit"},
 	"descriptors_changing": {"the descriptor is opened and closed too often to be looked at", "try again"},

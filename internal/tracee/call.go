@@ -173,11 +173,43 @@ func (s *Session) runTo(regs *kernel.Registers, stack uint64) error {
 	}
 }
 
+// Around lets the borrowed thread make a system call, runs f while the thread is held
+// behind it, and lets it make a second one, which it makes whatever becomes of the tracer
+// or of f. Where there is no thread that can, it returns ErrNotAtOnce, and has made none.
+func (s *Session) Around(first Call, f func() error, second Call) error {
+	if err := s.AtOnce(); err != nil {
+		return err
+	}
+	calls := []Call{first, second}
+	if err := s.Permits(calls); err != nil {
+		return err
+	}
+	results, err := s.watch(calls, func(i int, result uint64) error {
+		if i > 0 {
+			return nil
+		}
+		if err := first.Err(result); err != nil {
+			return err
+		}
+		return s.guard(func(*Session) error { return f() })
+	})
+	if err != nil {
+		return err
+	}
+	return second.Err(results[1])
+}
+
 // runWatched lets the thread make all the calls as runChained does, but stops it at
 // the begin and the end of each: so it can be told where it is, and what the calls
 // returned, in a program that listens to all signals, or whose code has nothing that
 // stores a result. Without a tracer there are no stops, and the thread goes home.
 func (s *Session) runWatched(calls []Call) ([]uint64, error) {
+	return s.watch(calls, func(int, uint64) error { return nil })
+}
+
+// watch is runWatched that tells each what each call has returned. Its first error is
+// returned when all calls are made.
+func (s *Session) watch(calls []Call, each func(i int, result uint64) error) ([]uint64, error) {
 	b := s.borrowed
 	regs, err := b.chain.writeOnly(s.memory, calls, &b.regs, everySignal)
 	if err != nil {
@@ -187,6 +219,7 @@ func (s *Session) runWatched(calls []Call) ([]uint64, error) {
 		return nil, err
 	}
 	results := make([]uint64, len(calls))
+	var told error
 	for i := range calls {
 		// Its begin and its end; before it, those of the rt_sigreturn that leads to it.
 		stops := 4
@@ -202,11 +235,14 @@ func (s *Session) runWatched(calls []Call) ([]uint64, error) {
 			return nil, err
 		}
 		results[i] = regs.RAX
+		if told == nil {
+			told = each(i, regs.RAX)
+		}
 	}
 	if regs.RSP != b.chain.homeTail {
 		return nil, fmt.Errorf("thread %d is not where its calls end", b.thread.tid)
 	}
-	return results, nil
+	return results, told
 }
 
 // runStepped makes one call with a stop at its entry and one at its exit.

@@ -80,6 +80,9 @@ func exercise(s *Session, n int) error {
 			if err := takeOne(s); err != nil {
 				return err
 			}
+			if err := aroundOne(s); err != nil {
+				return err
+			}
 		}
 	}
 	if n%5 == 4 {
@@ -199,7 +202,41 @@ func takeOne(s *Session) error {
 
 const sysEventfd2 = 290
 
-// withoutTaken waits until a process has none of the descriptors of takeOne.
+// aroundOne has a thread open a descriptor, and close it behind something that is done, or
+// fails.
+func aroundOne(s *Session) error {
+	if err := s.Borrow(); err != nil {
+		return err
+	}
+	if s.AtOnce() != nil { // its only thread waits for a span of time
+		return s.GiveBack()
+	}
+	there := func() bool {
+		_, err := os.Readlink(fmt.Sprintf("/proc/%d/fd/%d", s.process.PID(), aroundDescriptor))
+		return err == nil
+	}
+	failed := errors.New("failed")
+	for _, result := range []error{nil, failed} {
+		done := false
+		err := s.Around(Call{Number: syscall.SYS_DUP3, Args: [6]uint64{0, aroundDescriptor, syscall.O_CLOEXEC}}, func() error {
+			done = there()
+			return result
+		}, Call{Number: syscall.SYS_CLOSE, Args: [6]uint64{aroundDescriptor}})
+		if !errors.Is(err, result) || !done || there() {
+			return fmt.Errorf("around what ends by %v: %w; it was there: %v, it is: %v", result, err, done, there())
+		}
+	}
+	err := s.Around(Call{Number: syscall.SYS_CLOSE, Args: [6]uint64{^uint64(0)}}, func() error { panic("after a call that failed") },
+		Call{Number: syscall.SYS_GETPID})
+	if !errors.Is(err, syscall.EBADF) {
+		return fmt.Errorf("around a call that fails: %v", err)
+	}
+	return s.GiveBack()
+}
+
+const aroundDescriptor = 200
+
+// withoutTaken waits until a process has none of the descriptors of takeOne and aroundOne.
 func withoutTaken(t *testing.T, p *procfs.Process) {
 	t.Helper()
 	for end := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
@@ -207,7 +244,7 @@ func withoutTaken(t *testing.T, p *procfs.Process) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if !slices.Contains(slices.Collect(maps.Values(links)), "anon_inode:[eventfd]") {
+		if _, around := links[aroundDescriptor]; !around && !slices.Contains(slices.Collect(maps.Values(links)), "anon_inode:[eventfd]") {
 			return
 		}
 		if time.Now().After(end) {

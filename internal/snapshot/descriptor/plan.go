@@ -90,7 +90,7 @@ func check(im *image.Image) error {
 		switch handle.Kind(f.Kind) {
 		case image.Inherited:
 		case handle.KindFile, handle.KindDirectory, handle.KindPath, handle.KindDevice:
-			missing = f.Regular == nil
+			missing = f.Regular == nil || f.Regular.Mapped && (f.Object < 0 || f.Object >= len(im.Objects) || im.Objects[f.Object].Kind != "file")
 		case handle.KindPipe:
 			missing = f.Pipe == nil
 		case handle.KindFIFO:

@@ -29,7 +29,7 @@ func keep(t *testing.T, h *held, inherit ...int) *image.Image {
 		t.Fatalf("refused: %v", refusals)
 	}
 	pages := &pagesInMemory{}
-	kept, err := found.Dump(testContext(t), Store{Append: pages.append})
+	kept, err := found.Dump(testContext(t), Store{Append: pages.append, Peeking: h.peeking})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -163,6 +163,26 @@ func refusedNow(t *testing.T, h *held, want ...api.Code) {
 	if diff := cmp.Diff(want, codes(api.Refusals(err))); diff != "" {
 		t.Errorf("dump (-want +got):\n%s%v", diff, err)
 	}
+}
+
+// peekedNow is refusedNow where the program can let vos look at packets.
+func peekedNow(t *testing.T, h *held, want ...api.Code) {
+	t.Helper()
+	found, refusals, err := Look(testContext(t), []*procfs.Process{h.process()}, Options{})
+	if err != nil || len(refusals) > 0 {
+		t.Fatalf("look: %v, error %v", refusals, err)
+	}
+	_, err = found.Dump(testContext(t), Store{Append: new(pagesInMemory).append, Peeking: h.peeking})
+	if diff := cmp.Diff(want, codes(api.Refusals(err))); diff != "" {
+		t.Errorf("dump (-want +got):\n%s%v", diff, err)
+	}
+}
+
+// peeking is Store.Peeking.
+func (h *held) peeking(_, fd int, f func() error) error {
+	h.setOption(fd, levelSocket, soPeekOffset, 0)
+	defer h.setOption(fd, levelSocket, soPeekOffset, -1)
+	return f()
 }
 
 // pagesInMemory stands for the pages of an image.

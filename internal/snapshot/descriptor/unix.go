@@ -18,8 +18,8 @@ import (
 
 // A unixSocket is one end of a pair whose ends are both the program's, without names;
 // one that listens; one of datagrams that is bound, or is connected to a name; or one
-// that is none of these. The bytes in a stream are kept; datagrams that wait, and
-// descriptors in flight, are refused.
+// that is none of these. The bytes in a stream are kept, and packets that
+// wait (packet.go); descriptors in flight are refused.
 //
 // A path is bound anew: what is left of the socket there is removed if nobody has it,
 // and the new one gets its owner and permissions.
@@ -118,6 +118,9 @@ func (unixSocket) dump(d *dumping, h *handle.Handle, raw kernel.Raw, s *image.So
 	if err := d.keepPath(h, now, s); err != nil {
 		return err
 	}
+	if s.Type != socketStream {
+		return d.keepPackets(h, raw, s, int(now.Receive))
+	}
 	return keepQueue(h, raw, s)
 }
 
@@ -147,15 +150,6 @@ func (d *dumping) keepPath(h *handle.Handle, now *handle.Socket, s *image.Socket
 
 // keepQueue keeps the bytes that a stream has received.
 func keepQueue(h *handle.Handle, raw kernel.Raw, s *image.Socket) error {
-	if s.Type != socketStream {
-		if s.Shutdown&1 != 0 {
-			return nil
-		}
-		if ready, err := raw.Ready(kernel.EventIn); err != nil || !ready {
-			return err
-		}
-		return refusal(codeWaiting, h, leadsTo(h)+", which has datagrams that were not read", "try again")
-	}
 	if s.State != stateConnected {
 		return nil
 	}
@@ -262,6 +256,10 @@ func (unixSocket) open(o *Opened, i int, s *image.Socket) (kernel.Raw, error) {
 		_ = raw.Close()
 		return -1, err
 	}
+	if err := o.fillBound(s); err != nil {
+		_ = raw.Close()
+		return -1, err
+	}
 	if byName(s) { // which may be that of one that is made later
 		o.later = append(o.later, func() error { return raw.Connect(s.Peer) })
 	}
@@ -331,9 +329,15 @@ func (o *Opened) openPair(s *image.Socket) (kernel.Raw, error) {
 	if err := setOptions(raw, s); err != nil {
 		return -1, err
 	}
-	for _, packet := range s.Queue {
-		if err := o.send(other, packet.Data); err != nil {
+	if s.Type != socketStream {
+		if err := putPackets(other, s.Queue, nil); err != nil {
 			return -1, err
+		}
+	} else {
+		for _, packet := range s.Queue {
+			if err := o.send(other, packet.Data); err != nil {
+				return -1, err
+			}
 		}
 	}
 	if s.Shutdown != 0 {

@@ -163,7 +163,7 @@ func (c *commit) held(ctx context.Context, s *tracee.Session) (err error) {
 	if img.Objects, err = c.memory.dumpObjects(c.Process, c.writer); err != nil {
 		return err
 	}
-	kept, err := c.found.Dump(ctx, descriptor.Store{Append: c.writer.Append, Mapped: c.memory.kept, Objects: len(img.Objects)})
+	kept, err := c.found.Dump(ctx, descriptor.Store{Peeking: peeking(s), Append: c.writer.Append, Mapped: c.memory.kept, Objects: len(img.Objects)})
 	if err != nil {
 		return err
 	}
