@@ -172,7 +172,7 @@ func whole(keep func(at uint64, b []byte) image.Run, k *kept) *image.Image {
 				Path: &image.SocketPath{Path: "/run/s", Mode: 0o660, UID: 1, GID: 2}}},
 			{Kind: "socket", Flags: 2, Socket: &image.Socket{Family: syscall.AF_INET, Type: 1, Protocol: 6, ID: 606, State: "established", Shutdown: 2,
 				Local: []byte{2, 0, 0x18, 0xeb, 127, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0}, Peer: []byte{2, 0, 0x10, 0, 127, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0},
-				TCP: &image.TCP{SendSequence: 1000, ReceiveSequence: 2000, Sent: []byte("sent "), Unsent: []byte("not yet"), Received: []byte("came in "), Timestamp: 77,
+				TCP: &image.TCP{SendSequence: 1000, ReceiveSequence: 2000, Sent: []byte("sent "), Unsent: []byte("not yet"), Received: []byte("came in "), Timestamp: 77, SendBuffer: 8192,
 					Options: []image.Option{option(0, 2, 1460), option(0, 3, 7|9<<16), option(0, 4, 0), option(0, 8, 0)},
 					Window:  binary.LittleEndian.AppendUint32(binary.LittleEndian.AppendUint64(binary.LittleEndian.AppendUint64(nil, 11|12<<32), 13|14<<32), 15)}}},
 		},
@@ -554,7 +554,7 @@ func compareSockets(t *testing.T, all []*crfdinfo.FileEntry) {
 
 func compareConnection(t *testing.T, dir string, s *skinet.InetSkEntry) {
 	t.Helper()
-	if s.GetState() != 4 || s.GetSrcPort() != 6379 || s.GetDstPort() != 4096 || s.GetShutdown() != 2 {
+	if s.GetState() != 4 || s.GetSrcPort() != 6379 || s.GetDstPort() != 4096 || s.GetShutdown() != 2 || s.GetOpts().GetSoSndbuf() != 8192 {
 		t.Errorf("connection %v", s)
 	}
 	b := bytes.NewBuffer(readFile(t, dir, "tcp-stream-25e.img")[8:])

@@ -242,6 +242,9 @@ func optionsOf(s *image.Socket) socketOptions {
 	if s.Protocol == protocolTCP && s.Family != syscall.AF_UNIX {
 		o.SendBuffer, o.ReceiveBuffer = firstTCPSend, firstTCPReceive
 	}
+	if t := s.TCP; t != nil { // what the kernel had made of them by then
+		o.SendBuffer, o.ReceiveBuffer = uint32(t.SendBuffer), uint32(t.ReceiveBuffer)
+	}
 	if n := value(s, option{levelSocket, soSendBuffer}); n != 0 {
 		o.SendBuffer, o.BuffersAreSet = n, o.BuffersAreSet|sendSet
 	}
