@@ -90,6 +90,12 @@ func TestConnections(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			k := startKept(t, name)
 			folder := t.TempDir()
+			if name == "redis" { // enough that it is copied while the program runs
+				fill := `EVAL "for i=1,100000 do redis.call('set','k'..i,string.rep(i,20)) end return 'full'" 0`
+				if answer := k.say(t, fill+"\r\n"); !strings.HasPrefix(answer, "$") {
+					t.Fatal(answer)
+				}
+			}
 			idle := k.connect(t)
 			c := k.connect(t)
 			for n := range cycles {

@@ -17,9 +17,9 @@ type Options struct {
 	// restores gives them. It holds for all processes.
 	Inherit []int
 
-	// Ends tells that the program is ended behind Dump, by Kept.Leaving: its
-	// connections are the image's then.
-	Ends bool
+	// GoesOn tells that the program goes on behind Dump, and its connections with it.
+	// Otherwise they are the image's, and Kept.Leaving is needed to end it.
+	GoesOn bool
 }
 
 // A Found is what Look found out. It is used by one goroutine at a time.
@@ -48,7 +48,7 @@ type place struct{ pid, fd int }
 // stopped. The processes stay the caller's, and are needed as long as what is
 // returned.
 func Look(ctx context.Context, processes []*procfs.Process, o Options) (*Found, []api.Refusal, error) {
-	f := &Found{looking: looking{processes: processes, program: map[int]bool{}, inherit: map[int]bool{}, known: map[place]handle.Handle{}, watches: map[watch]string{}, ends: o.Ends}}
+	f := &Found{looking: looking{processes: processes, program: map[int]bool{}, inherit: map[int]bool{}, known: map[place]handle.Handle{}, watches: map[watch]string{}, ends: !o.GoesOn}}
 	for _, p := range processes {
 		f.program[p.PID()] = true
 	}

@@ -21,7 +21,7 @@ import (
 // keep looks at a process and writes its descriptors down, which must not be refused.
 func keep(t *testing.T, h *held, inherit ...int) *image.Image {
 	t.Helper()
-	found, refusals, err := Look(testContext(t), []*procfs.Process{h.process()}, Options{Inherit: inherit})
+	found, refusals, err := Look(testContext(t), []*procfs.Process{h.process()}, Options{Inherit: inherit, GoesOn: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -118,7 +118,7 @@ func (h *held) shares(a, b int, want bool) {
 // refused wants keeping to be refused with exactly these codes.
 func refused(t *testing.T, h *held, want ...api.Code) []api.Refusal {
 	t.Helper()
-	found, refusals, err := Look(testContext(t), []*procfs.Process{h.process()}, Options{})
+	found, refusals, err := Look(testContext(t), []*procfs.Process{h.process()}, Options{GoesOn: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -155,7 +155,7 @@ func writeFile(t *testing.T, path, content string) {
 // refusedNow wants only the dump to be refused, for what shows when the program is held.
 func refusedNow(t *testing.T, h *held, want ...api.Code) {
 	t.Helper()
-	found, refusals, err := Look(testContext(t), []*procfs.Process{h.process()}, Options{})
+	found, refusals, err := Look(testContext(t), []*procfs.Process{h.process()}, Options{GoesOn: true})
 	if err != nil || len(refusals) > 0 {
 		t.Fatalf("look: %v, error %v", refusals, err)
 	}

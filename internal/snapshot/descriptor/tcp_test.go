@@ -39,7 +39,7 @@ func (h *held) end() *image.Image {
 // leave keeps a process that is about to be killed.
 func (h *held) leave() (*image.Image, *Leaving) {
 	h.t.Helper()
-	found, refusals, err := Look(testContext(h.t), []*procfs.Process{h.process()}, Options{Ends: true})
+	found, refusals, err := Look(testContext(h.t), []*procfs.Process{h.process()}, Options{})
 	if err != nil || len(refusals) > 0 {
 		h.t.Fatalf("refused: %v, error %v", refusals, err)
 	}
@@ -425,7 +425,7 @@ func TestConnectionsThatAreRefused(t *testing.T) {
 		t.Fatal(failed, err)
 	}
 	for {
-		if found, _, err := Look(testContext(t), []*procfs.Process{h.process()}, Options{}); err != nil {
+		if found, _, err := Look(testContext(t), []*procfs.Process{h.process()}, Options{GoesOn: true}); err != nil {
 			t.Fatal(err)
 		} else if _, err = found.Dump(testContext(t), Store{}); err != nil {
 			break // it has come

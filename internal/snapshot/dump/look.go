@@ -28,6 +28,11 @@ type Options struct {
 	Progress func(done, total uint64)
 }
 
+// descriptors are the options that are of descriptors.
+func (o Options) descriptors() descriptor.Options {
+	return descriptor.Options{Inherit: o.Inherit, GoesOn: o.LeaveRunning}
+}
+
 // A Plan is a program that was looked at: what speaks against a checkpoint, and what
 // it would hold, as of then.
 type Plan struct {
@@ -98,7 +103,7 @@ func Look(ctx context.Context, p *procfs.Process, o Options) (*Plan, error) {
 		return nil, err
 	}
 	var refusals []api.Refusal
-	if plan.found, refusals, err = descriptor.Look(ctx, []*procfs.Process{p}, descriptor.Options{Inherit: o.Inherit, Ends: !o.LeaveRunning}); err != nil {
+	if plan.found, refusals, err = descriptor.Look(ctx, []*procfs.Process{p}, o.descriptors()); err != nil {
 		return nil, err
 	}
 	numbers, err := p.DescriptorNumbers()

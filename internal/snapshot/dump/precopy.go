@@ -61,7 +61,7 @@ func (c *commit) precopy(ctx context.Context) error {
 	}
 	// What is new since is looked at now, rather than while the program is held.
 	var refusals []api.Refusal
-	if c.found, refusals, err = descriptor.Look(ctx, []*procfs.Process{c.Process}, descriptor.Options{Inherit: c.options.Inherit}); err != nil {
+	if c.found, refusals, err = descriptor.Look(ctx, []*procfs.Process{c.Process}, c.options.descriptors()); err != nil {
 		return err
 	}
 	if len(refusals) > 0 {
