@@ -635,6 +635,7 @@ func TestRefusals(t *testing.T) {
 	for name, change := range map[string]func(img *image.Image){
 		"descriptor 7 of process 812: it is an eventfd that counts as a semaphore": func(img *image.Image) { img.Files[7].Event = &image.Event{Semaphore: true} },
 		"descriptor 2 of process 812: it leads to a description of kind pidfd":     func(img *image.Image) { img.Files[2] = image.File{Kind: "pidfd", PIDFD: 812} },
+		"descriptor 12 of process 812: it leads to a description of kind memfd":    func(img *image.Image) { img.Files[12].Object = 7 },
 		"descriptor 0 of process 812: a lock of kind lease is held on it":          func(img *image.Image) { img.Files[0].Locks[0].Kind = "lease" },
 		"descriptor 14 of process 812: its connection went on with the program": func(img *image.Image) {
 			s := *img.Files[14].Socket

@@ -71,7 +71,7 @@ func (x *export) description(i int) *file {
 		return &file{Signal: &signalFile{ID: id, Flags: f.Flags, Owner: told, Mask: f.Signals}}
 	case f.TimerFD != nil && f.Kind == "timerfd":
 		return &file{Timer: timerFD(f, id, told)}
-	case f.Kind == "memfd":
+	case f.Kind == "memfd" && f.Object < len(x.img.Objects):
 		return &file{Memory: &memoryFile{ID: id, Flags: f.Flags, Position: uint64(f.Offset), Owner: told, Inode: x.memfd(f.Object)}}
 	case f.Kind == "epoll":
 		return x.epoll(i)
