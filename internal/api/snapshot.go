@@ -13,6 +13,7 @@ const (
 type CheckRequest struct {
 	Target  Target // Module is ""
 	Inherit []int  // as those of CheckpointRequest
+	Tree    bool   // likewise
 }
 
 // A Check says what a checkpoint of one process would need.
@@ -33,6 +34,7 @@ type CheckpointRequest struct {
 	Target       Target // Module is ""; one process
 	Directory    string // to be made; with Every the folder of images, which may be there
 	LeaveRunning bool
+	Tree         bool     // with all that descends from the process
 	Inherit      []int    // descriptors that whoever restores gives
 	Compression  string   // "none" or "zstd"
 	Parent       string   // directory of the image before, whose pages are not written again

@@ -41,6 +41,7 @@ A check holds for the moment at which it was made; vos checkpoint makes it again
 			return a.run(cmd, func(ctx context.Context, x api.Executive) error { return a.checkPrograms(ctx, x, r) })
 		},
 	}
+	cmd.Flags().BoolVar(&r.Tree, "tree", false, "with all processes that descend from it")
 	cmd.Flags().IntSliceVar(&r.Inherit, "inherit", nil, "`FD,…`: descriptors that whoever restores would give")
 	return cmd
 }

@@ -25,6 +25,9 @@ What can't be kept exactly is refused by name before anything is touched; vos ch
 tells it beforehand. If anything fails, or vos itself is killed, the program goes on
 and no half image is left: DIR appears when it is complete.
 
+With --tree all that descends from the process is kept, too: the workers of a server, the
+processes of a database. Memory, files and connections that they share are shared again.
+
 With --every a series of images is written into DIR, each named by its time, building on
 the one before (every --keep-th on none), until vos is interrupted or the program ends.
 vos restore -D DIR/NAME goes back to any of them.
@@ -35,6 +38,7 @@ their owner alone (0600), and --recipient encrypts them to keys of age(1).
 ` + exitHelp(exitOK, exitFailed, exitUsage, exitNotSupported,
 			exitNotPermitted, exitGone, exitRefused, exitPending, exitInterrupted),
 		Example: `  vos checkpoint redis-server -D /var/lib/vos/redis
+  vos checkpoint nginx --tree -D /var/lib/vos/nginx
   vos checkpoint 1234 -D now --leave-running --compress zstd
   vos checkpoint 1234 -D later --leave-running --parent now
   vos checkpoint 1234 -D /var/lib/vos/job --every 5m --keep 3`,
@@ -74,6 +78,7 @@ their owner alone (0600), and --recipient encrypts them to keys of age(1).
 		},
 	}
 	cmd.Flags().StringVarP(&r.Directory, "dir", "D", "", "the `DIR` to make and to write to")
+	cmd.Flags().BoolVar(&r.Tree, "tree", false, "with all processes that descend from it")
 	cmd.Flags().BoolVar(&r.LeaveRunning, "leave-running", false, "the program goes on")
 	cmd.Flags().IntSliceVar(&r.Inherit, "inherit", nil, "`FD,…`: descriptors that vos restore will give: a terminal, pipes of whoever started it")
 	cmd.Flags().StringVar(&r.Compression, "compress", "none", "of memory: `none` or zstd")

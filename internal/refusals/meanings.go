@@ -126,7 +126,7 @@ var meanings = map[api.Code]meaning{
 	"not_in_criu":           {"CRIU's format has no place for a part of the image", "none is known: `vos restore` builds it from the image itself"},
 	"kernel_differs":        {"the vDSO of this kernel is another one, of which the program knows addresses", "boot the kernel that the image was taken on"},
 	"not_restorable":        {"something in the image can't be restored", "none is known"},
-	"child_processes":       {"the program has child processes", "end them first; trees are not kept yet"},
+	"child_processes":       {"the program has child processes", "--tree keeps them, too"},
 	"foreign_namespace":     {"the program is in other namespaces than vos", "run vos in the same: nsenter --target PID --all"},
 	"seccomp_filter":        {"a seccomp filter of the program asks another process (user notification) or can't be read, or it is in strict mode", "run vos as root, outside of a container; or the program without that filter"},
 	"controlling_terminal":  {"the program has a controlling terminal", "start it by setsid, or use --inherit"},
@@ -147,7 +147,6 @@ var meanings = map[api.Code]meaning{
 	"shared_address_space":  {"another process has the same address space, as after vfork", "try again when that process has ended, or has become another program"},
 	"no_address_space":      {"there is no gap in the address space that a mapping could be copied to", "restart the program"},
 	"pid_taken":             {"a process, thread, group or session has an id that the program had", "end what has it, try again later, or restore by --pid-any"},
-	"several_processes":     {"the image holds more than one process", "checkpoint programs of one process"},
 
 	"address_taken":        {"the address of a socket is somebody else's, or not this machine's", "end what has it"},
 	"connection":           {"the socket is a connection of a kind, or in a state, that is not kept: of MPTCP, with urgent data, signed, being made, or ended by its peer", "try again when it is closed, or --inherit"},

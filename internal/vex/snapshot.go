@@ -18,19 +18,19 @@ import (
 
 // Check implements api.Executive.
 func (Machine) Check(ctx context.Context, r api.CheckRequest, emit func(api.Check) error) error {
-	processes, err := resolve(r.Target)
+	processes, err := resolveRoots(r.Target, r.Tree)
 	if err != nil {
 		return err
 	}
 	var errs []error
 	for _, p := range processes {
-		plan, err := dump.Look(ctx, p, dump.Options{Inherit: r.Inherit})
+		plan, err := dump.Look(ctx, p, dump.Options{Inherit: r.Inherit, Tree: r.Tree})
 		if err == nil {
-			err = emit(api.Check{
+			err = errors.Join(plan.Close(), emit(api.Check{
 				PID: p.PID(), Program: plan.Program, Model: string(plan.Model), Checkpointable: len(plan.Refusals) == 0,
 				Threads: plan.Threads, MappedBytes: plan.Mapped, KeptBytes: plan.Kept, Descriptors: plan.Handles,
 				Refusals: plan.Refusals,
-			})
+			}))
 		} else {
 			err = fmt.Errorf("check process %d: %w", p.PID(), err)
 		}
@@ -41,7 +41,7 @@ func (Machine) Check(ctx context.Context, r api.CheckRequest, emit func(api.Chec
 
 // Checkpoint implements api.Executive.
 func (Machine) Checkpoint(ctx context.Context, r api.CheckpointRequest, emit func(api.Snapshot) error) (err error) {
-	p, err := resolveOne(r.Target)
+	p, err := resolveOne(r.Target, r.Tree)
 	if err != nil {
 		return err
 	}
@@ -60,17 +60,21 @@ func (Machine) Checkpoint(ctx context.Context, r api.CheckpointRequest, emit fun
 // error says that the program is gone, or can't be looked at.
 func snapshotOf(ctx context.Context, p *procfs.Process, r api.CheckpointRequest) (api.Snapshot, error) {
 	begin := time.Now()
-	plan, err := dump.Look(ctx, p, dump.Options{Inherit: r.Inherit, LeaveRunning: r.LeaveRunning, Progress: counted(r.Progress)})
+	plan, err := dump.Look(ctx, p, dump.Options{Inherit: r.Inherit, Tree: r.Tree, LeaveRunning: r.LeaveRunning, Progress: counted(r.Progress)})
 	if err != nil {
 		return api.Snapshot{}, classify(fmt.Errorf("checkpoint process %d: %w", p.PID(), err))
 	}
+	defer plan.Close()
 	s := api.Snapshot{PID: p.PID(), Program: plan.Program, Model: string(plan.Model), Image: r.Directory, Outcome: api.Planned,
 		Refusals: plan.Refusals}
 	switch {
 	case len(plan.Refusals) > 0:
 		s.Outcome = api.Refused
 	case r.DryRun:
-		s.Steps = []string{fmt.Sprintf("keep %d threads, %d descriptors and %d bytes of memory", plan.Threads, plan.Handles, plan.Kept)}
+		if n := len(plan.PIDs); n > 1 {
+			s.Steps = append(s.Steps, fmt.Sprintf("keep %d processes", n))
+		}
+		s.Steps = append(s.Steps, fmt.Sprintf("keep %d threads, %d descriptors and %d bytes of memory", plan.Threads, plan.Handles, plan.Kept))
 	default:
 		err = checkpoint(ctx, plan, r, &s)
 	}
@@ -107,9 +111,32 @@ func failing(s api.Snapshot, err error) api.Snapshot {
 	return s
 }
 
-// resolveOne returns the one process that a target means.
-func resolveOne(t api.Target) (*procfs.Process, error) {
+// resolveRoots returns the processes that a target means. Of a tree these are the ones
+// from which the others descend.
+func resolveRoots(t api.Target, tree bool) ([]*procfs.Process, error) {
 	processes, err := resolve(t)
+	if err != nil || !tree {
+		return processes, err
+	}
+	own := make(map[int]bool)
+	for _, p := range processes {
+		own[p.PID()] = true
+	}
+	var roots []*procfs.Process
+	var errs []error
+	for _, p := range processes {
+		if stat, err := p.Stat(); err == nil && own[stat.PPID] {
+			errs = append(errs, p.Close())
+			continue
+		}
+		roots = append(roots, p)
+	}
+	return roots, errors.Join(errs...)
+}
+
+// resolveOne returns the one process that a target means.
+func resolveOne(t api.Target, tree bool) (*procfs.Process, error) {
+	processes, err := resolveRoots(t, tree)
 	if err != nil || len(processes) == 1 {
 		if len(processes) == 1 {
 			return processes[0], err
@@ -121,7 +148,7 @@ func resolveOne(t api.Target) (*procfs.Process, error) {
 		text += fmt.Sprintf(" %d", p.PID())
 		err = errors.Join(err, p.Close())
 	}
-	return nil, errors.Join(fmt.Errorf("find program %q: %w: it is several processes, name one of them:%s", t.Program, api.ErrUsage, text), err)
+	return nil, errors.Join(fmt.Errorf("find program %q: %w: it is several processes: name one of them, or the first with --tree:%s", t.Program, api.ErrUsage, text), err)
 }
 
 // counted turns a request's progress into that of a dump or restore.
@@ -161,7 +188,11 @@ func (Machine) Restore(ctx context.Context, r api.RestoreRequest, emit func(api.
 	case len(plan.Refusals) > 0 && !inside:
 		s.Outcome = api.Refused
 	case r.DryRun:
-		s.Steps = []string{fmt.Sprintf("build process %d with %d threads and %d bytes of memory", root.PID, len(root.Threads), plan.Bytes)}
+		threads := 0
+		for i := range reader.Image().Processes {
+			threads += len(reader.Image().Processes[i].Threads)
+		}
+		s.Steps = []string{fmt.Sprintf("build process %d, %d of them in all, with %d threads and %d bytes of memory", root.PID, len(plan.PIDs), threads, plan.Bytes)}
 		if inside {
 			s.Refusals, s.Steps = nil, append(s.Steps, "in a pid and a mount namespace of its own, as ids are taken")
 		}

@@ -136,7 +136,7 @@ func (o *Opened) wire(p remote.Process, process *image.Process) error {
 			err = k.wire(o, p, d.File, d.Number, process)
 		}
 		if err == nil {
-			err = own(f, p, d.Number)
+			err = own(f, p, process, d.Number)
 		}
 		if err != nil {
 			return fmt.Errorf("restore %s: %w", subject(process.PID, d.Number), err)

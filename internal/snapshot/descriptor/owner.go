@@ -11,7 +11,7 @@ import (
 )
 
 // Whom a description tells of its readiness by a signal (F_SETOWN, F_SETSIG, O_ASYNC)
-// is kept if that is the process itself.
+// is kept if that is one of the program's processes.
 
 const (
 	fcntlSetSignal  = 10 // F_SETSIG
@@ -35,7 +35,7 @@ func (d *dumping) keepOwner(h *handle.Handle, raw kernel.Raw, f *image.File) err
 	if owner.ID == 0 && owner.Signal == 0 && async == 0 {
 		return nil
 	}
-	if owner.ID != 0 && (owner.Type != ownerProcess || owner.ID != h.PID) {
+	if owner.ID != 0 && (owner.Type != ownerProcess || !d.program[owner.ID]) {
 		return refusal(codeSignal, h, fmt.Sprintf("%s, and it tells thread, process or group %d by a signal when it is ready", leadsTo(h), owner.ID), "none is known")
 	}
 	f.Owner = &image.Owner{Type: owner.Type, ID: owner.ID, Signal: owner.Signal}
@@ -43,8 +43,8 @@ func (d *dumping) keepOwner(h *handle.Handle, raw kernel.Raw, f *image.File) err
 	return nil
 }
 
-// own lets the process be told.
-func own(f *image.File, p remote.Process, number int) error {
+// own lets the process that was told be told.
+func own(f *image.File, p remote.Process, process *image.Process, number int) error {
 	if f.Owner == nil {
 		return nil
 	}
@@ -54,7 +54,11 @@ func own(f *image.File, p remote.Process, number int) error {
 	}
 	if f.Owner.ID != 0 {
 		who := binary.NativeEndian.AppendUint32(nil, ownerProcess)
-		who = binary.NativeEndian.AppendUint32(who, uint32(p.PID()))
+		id := f.Owner.ID
+		if id == process.PID {
+			id = p.PID()
+		}
+		who = binary.NativeEndian.AppendUint32(who, uint32(id))
 		b.add(sysFcntl, uint64(number), fcntlSetOwnerEx, b.place(who))
 	}
 	if handle.Flags(f.Flags)&flagAsync != 0 {

@@ -45,37 +45,42 @@ func (p *Plan) Commit(ctx context.Context, w *image.Writer) (result Result, err 
 	if len(p.Refusals) > 0 {
 		return result, joined(p.Refusals)
 	}
-	pagemap, err := openPagemap(p.Process)
-	if err != nil {
+	k := &whole{Plan: p, writer: w}
+	if k.machine, err = machine(); err != nil {
 		return result, err
 	}
-	defer pagemap.Close()
-	c := &commit{Plan: p, writer: w, before: earlierOf(w.Parent(), p.Process.PID()), pagemap: pagemap, guards: guardsKnown(pagemap)}
-	if c.machine, err = machine(); err != nil {
+	defer func() { err = errors.Join(err, k.close()) }()
+	if err := k.open(); err != nil {
 		return result, err
 	}
-	defer func() { err = errors.Join(err, c.tracker.close()) }()
-	if err := c.precopy(ctx); err != nil {
-		return result, err
+	for _, c := range k.parts {
+		if err := c.precopy(ctx); err != nil {
+			return result, err
+		}
 	}
 	const tries = 20
 	for n := 1; ; n++ {
-		if err := c.lookAtWaits(ctx); err != nil {
-			return result, err
+		for _, c := range k.parts {
+			if err := c.lookAtWaits(ctx); err != nil {
+				return result, err
+			}
 		}
-		var times tracee.Times
-		times, err = tracee.Do(ctx, p.Process, tracee.Options{}, func(s *tracee.Session) error { return c.held(ctx, s) })
-		c.paused += times.Pause
-		result.Freeze = c.paused
+		err = k.held(ctx)
 		if !errors.Is(err, errMoved) || n == tries {
 			break
 		}
-		if err := c.lookAgain(); err != nil {
-			return result, err
+		for _, c := range k.parts {
+			if err := c.lookAgain(); err != nil {
+				return result, err
+			}
 		}
 	}
-	if failed := c.tracker.close(); failed != nil {
-		return result, errors.Join(err, failed)
+	result.Freeze = k.paused
+	for _, c := range k.parts {
+		result.Freeze += c.paused
+		if failed := c.tracker.close(); failed != nil {
+			return result, errors.Join(err, failed)
+		}
 	}
 	if errors.Is(err, errMoved) {
 		err = refused(codeMoving, processSubject(p.Process.PID()), "its mappings change all the time", "try again")
@@ -83,33 +88,63 @@ func (p *Plan) Commit(ctx context.Context, w *image.Writer) (result Result, err 
 	if err != nil {
 		return result, err
 	}
-	if c.image != nil && p.options.LeaveRunning {
-		if c.bytes, err = w.Commit(c.image); err != nil {
+	if p.options.LeaveRunning {
+		if k.bytes, err = w.Commit(k.image); err != nil {
 			return result, err
 		}
 	}
-	result.Bytes, result.Image, result.Notes = c.bytes, c.image, c.notes
+	result.Bytes, result.Image, result.Notes = k.bytes, k.image, k.notes
 	return result, nil
 }
 
-// A commit is what is under way.
-type commit struct {
+// A whole is the checkpoint that is under way.
+type whole struct {
 	*Plan
+	writer  *image.Writer
+	parts   []*commit // one for each member
+	machine image.Machine
+	image   *image.Image
+	bytes   int64
+	notes   []string
+	paused  time.Duration // the processes were held
+}
+
+// A commit is the part of one process in it.
+type commit struct {
+	*member
+	whole   *whole
 	writer  *image.Writer
 	before  *earlier
 	pagemap *os.File
 	guards  bool
-	machine image.Machine
 	waits   waits
-	image   *image.Image
-	bytes   int64
-	notes   []string
 
 	tracker      *tracker      // of writes, where memory was copied before, or nil
 	copiedBefore uint64        // bytes, while the program ran
-	paused       time.Duration // all threads were stopped
+	paused       time.Duration // all threads were stopped, before they are held
 
 	statuses map[int]procfs.Status // of the threads, as they are stopped
+}
+
+// open prepares a part for each process.
+func (k *whole) open() error {
+	for _, m := range k.members {
+		pagemap, err := openPagemap(m.Process)
+		if err != nil {
+			return err
+		}
+		k.parts = append(k.parts, &commit{member: m, whole: k, writer: k.writer, before: earlierOf(k.writer.Parent(), m.Process.PID()),
+			pagemap: pagemap, guards: guardsKnown(pagemap)})
+	}
+	return nil
+}
+
+func (k *whole) close() error {
+	var errs []error
+	for _, c := range k.parts {
+		errs = append(errs, c.tracker.close(), c.pagemap.Close())
+	}
+	return errors.Join(errs...)
 }
 
 // lookAgain looks at the memory anew.
@@ -123,89 +158,117 @@ func (c *commit) lookAgain() (err error) {
 	return nil
 }
 
-// held does all that is done while the program is held still.
-func (c *commit) held(ctx context.Context, s *tracee.Session) (err error) {
-	if err := s.Prepare(); err != nil {
+// held holds all processes still, writes them down, and ends them or lets them go.
+func (k *whole) held(ctx context.Context) (err error) {
+	var holds []*hold
+	defer func() {
+		for i := len(holds) - 1; i >= 0; i-- {
+			err = errors.Join(err, holds[i].release())
+		}
+		if len(holds) > 0 {
+			k.paused += holds[0].times.Pause // from before the others' first stop until after their last
+		}
+	}()
+	for _, c := range k.parts {
+		h := c.hold(ctx)
+		holds = append(holds, h)
+		if err := h.stopped(); err != nil {
+			return err
+		}
+	}
+	img := &image.Image{Taken: time.Now().UTC().Round(0), Model: k.Model, Machine: k.machine}
+	for i, c := range k.parts {
+		var b image.Process
+		if err := holds[i].do(func(s *tracee.Session) (err error) {
+			b, err = c.write(ctx, s)
+			return err
+		}); err != nil {
+			return err
+		}
+		img.Processes = append(img.Processes, b)
+	}
+	objects := gather(k.parts, img.Processes)
+	if img.Objects, err = dumpObjects(objects, k.writer); err != nil {
 		return err
 	}
-	if err := s.StopAll(); err != nil {
-		return err
-	}
-	if err := c.lookAtStopped(); err != nil {
-		return err
-	}
-	maps, err := c.Process.Maps()
+	place := func(device, inode uint64) (int, bool) { return placeOf(objects, device, inode) }
+	kept, err := k.found.Dump(ctx, descriptor.Store{Peeking: peeking(k.parts, holds), Append: k.writer.Append, Mapped: place, Objects: len(img.Objects)})
 	if err != nil {
 		return err
 	}
-	if !slices.Equal(maps, c.memory.maps) {
-		return errMoved
-	}
-	img := &image.Image{Taken: time.Now().UTC().Round(0), Model: c.Model, Machine: c.machine}
-	b, err := c.process()
-	if err != nil {
-		return err
-	}
-	if err := c.memory.running(c.Process, &b); err != nil {
-		return err
-	}
-	if err := c.threads(s, &b); err != nil {
-		return err
-	}
-	if err := c.memory.scan(c.pagemap, c.guards, c.tracker); err != nil {
-		return err
-	}
-	total := c.memory.bytes()
-	if _, err := c.copier(s.Memory(), c.memory).dump(ctx, c.memory, func(done uint64) { c.progress(done, total) }); err != nil {
-		return err
-	}
-	c.memory.join()
-	if img.Objects, err = c.memory.dumpObjects(c.Process, c.writer); err != nil {
-		return err
-	}
-	kept, err := c.found.Dump(ctx, descriptor.Store{Peeking: peeking(s), Append: c.writer.Append, Mapped: c.memory.kept, Objects: len(img.Objects)})
-	if err != nil {
-		return err
-	}
-	img.Files, b.Descriptors, img.Objects = kept.Files, kept.Descriptors[b.PID], append(img.Objects, kept.Objects...)
 	defer func() { err = errors.Join(err, kept.Leaving.Close()) }()
 	img.Held = kept.Leaving.Name()
-	b.Mappings = c.memory.mappings
+	img.Files, img.Objects = kept.Files, append(img.Objects, kept.Objects...)
+	for i := range img.Processes {
+		img.Processes[i].Descriptors = kept.Descriptors[img.Processes[i].PID]
+	}
 	monotonic, boot, err := kernel.SinceBoot()
 	if err != nil {
 		return err
 	}
 	img.Machine.Monotonic, img.Machine.SinceBoot = time.Duration(monotonic), time.Duration(boot)
-	img.Processes = []image.Process{b}
-	if len(b.Threads) > 0 {
-		c.extended(img, &b.Threads[0])
+	if threads := img.Processes[0].Threads; len(threads) > 0 {
+		extended(img, &threads[0])
 	}
-	if c.written != nil {
-		if err := c.written(s, c); err != nil {
+	if k.written != nil {
+		if err := holds[0].do(func(s *tracee.Session) error { return k.written(s, k.parts[0]) }); err != nil {
 			return err
 		}
 	}
-	c.image = img
-	if c.options.LeaveRunning {
+	k.image = img
+	if k.options.LeaveRunning {
 		return nil
 	}
-	if c.bytes, err = c.writer.Commit(img); err != nil {
+	if k.bytes, err = k.writer.Commit(img); err != nil {
 		return err
 	}
 	if err := kept.Leaving.Hold(); err != nil {
 		return err
 	}
-	if err := syscall.Kill(b.PID, syscall.SIGKILL); err != nil {
-		return fmt.Errorf("end process %d behind its checkpoint: %w", b.PID, err)
+	// Children first: if vos is killed in between, a parent that lives knows what to do.
+	for i := len(img.Processes) - 1; i >= 0; i-- {
+		if err := syscall.Kill(img.Processes[i].PID, syscall.SIGKILL); err != nil {
+			return fmt.Errorf("end process %d behind its checkpoint: %w", img.Processes[i].PID, err)
+		}
 	}
 	if note := kept.Leaving.Ended(); note != "" {
-		c.notes = append(c.notes, note)
+		k.notes = append(k.notes, note)
 	}
 	return nil
 }
 
+// write writes one process down, but for its descriptors.
+func (c *commit) write(ctx context.Context, s *tracee.Session) (b image.Process, err error) {
+	maps, err := c.Process.Maps()
+	if err != nil {
+		return b, err
+	}
+	if !slices.Equal(maps, c.memory.maps) {
+		return b, errMoved
+	}
+	if b, err = c.process(); err != nil {
+		return b, err
+	}
+	if err := c.memory.running(c.Process, &b); err != nil {
+		return b, err
+	}
+	if err := c.threads(s, &b); err != nil {
+		return b, err
+	}
+	if err := c.memory.scan(c.pagemap, c.guards, c.tracker); err != nil {
+		return b, err
+	}
+	total := c.memory.bytes()
+	if _, err := c.copier(s.Memory(), c.memory).dump(ctx, c.memory, func(done uint64) { c.progress(done, total) }); err != nil {
+		return b, err
+	}
+	c.memory.join()
+	b.Mappings = slices.Clone(c.memory.mappings)
+	return b, nil
+}
+
 // extended notes the extended state of this machine's CPU.
-func (c *commit) extended(img *image.Image, t *image.Thread) {
+func extended(img *image.Image, t *image.Thread) {
 	const featuresAt = 464 // struct _fpx_sw_bytes: ptrace has XCR0 there
 	img.Machine.XStateSize = len(t.XState)
 	if len(t.XState) >= featuresAt+8 {

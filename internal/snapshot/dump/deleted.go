@@ -96,11 +96,13 @@ func (m *memory) running(p *procfs.Process, b *image.Process) error {
 
 // kept returns the place among the objects of an open file, by what stat(2) says of it.
 func (m *memory) kept(device, inode uint64) (n int, ok bool) {
-	n = slices.IndexFunc(m.objects, func(o object) bool {
-		if o.File != nil {
-			return o.File.Device == device && o.File.Inode == inode
-		}
-		return o.device == device && o.inode == inode
-	})
+	n = slices.IndexFunc(m.objects, func(o object) bool { return o.is(device, inode) })
 	return n, n >= 0
+}
+
+func (o *object) is(device, inode uint64) bool {
+	if o.File != nil {
+		return o.File.Device == device && o.File.Inode == inode
+	}
+	return o.device == device && o.inode == inode
 }

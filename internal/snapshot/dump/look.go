@@ -7,6 +7,7 @@ import (
 	"os"
 	"path"
 	"reflect"
+	"slices"
 	"time"
 
 	"github.com/virtualizing-os/vos/internal/api"
@@ -21,6 +22,8 @@ type Options struct {
 	// Inherit are the descriptors that whoever restores gives: what they lead to is
 	// not kept. With them a controlling terminal is no obstacle.
 	Inherit []int
+	// Tree keeps all that descends from the process, too.
+	Tree bool
 	// LeaveRunning lets the program go on behind its checkpoint.
 	LeaveRunning bool
 	// Progress is told how many bytes of memory are written, of how many; it may be
@@ -36,106 +39,182 @@ func (o Options) descriptors() descriptor.Options {
 // A Plan is a program that was looked at: what speaks against a checkpoint, and what
 // it would hold, as of then.
 type Plan struct {
-	Process  *procfs.Process
+	*member  // the root
 	Program  string
 	Model    image.Model
 	Refusals []api.Refusal
-	Threads  int
+	PIDs     []int  // of all processes, parents before their children
+	Threads  int    // of all of them
 	Mapped   uint64 // bytes of address space
 	Kept     uint64 // bytes of memory that the image would hold
 	Handles  int    // descriptors
 
-	options Options
+	members []*member // parents before their children
 	found   *descriptor.Found
-	memory  *memory
-	base    image.Process // what does not change, or is looked at again
-
-	statuses map[int]procfs.Status // of the threads
 
 	// written, where it is not nil, is called when all was written, while the program is
 	// held: for tests.
 	written func(s *tracee.Session, c *commit) error
 }
 
+// A member is one process of the program.
+type member struct {
+	Process *procfs.Process
+
+	parent   int   // 0 of the root
+	children []int // that belong to the program
+	options  Options
+	memory   *memory
+	base     image.Process // what does not change, or is looked at again
+	model    image.Model
+	refusals []api.Refusal
+
+	statuses map[int]procfs.Status // of the threads
+}
+
 // Look looks at a process, which runs meanwhile, and is the caller's: the plan needs
-// it. Nothing is stopped or changed.
-func Look(ctx context.Context, p *procfs.Process, o Options) (*Plan, error) {
-	plan := &Plan{Process: p, options: o, Model: image.Minimal}
+// it. With Options.Tree it looks at all that descends from it, too. Nothing is stopped
+// or changed. The caller closes the plan.
+func Look(ctx context.Context, p *procfs.Process, o Options) (_ *Plan, err error) {
+	root := &member{Process: p, options: o, model: image.Minimal}
+	plan := &Plan{member: root, Model: image.Minimal, members: []*member{root}}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, plan.Close())
+		}
+	}()
 	stat, err := p.Stat()
 	if err != nil {
 		return nil, err
 	}
-	plan.Program, plan.Threads = stat.Command, stat.Threads
-	if err := tracee.Lifeless(p.PID(), stat); err != nil {
-		return plan.refuse(err)
-	}
-	auxv, err := p.Auxv()
-	if err != nil {
-		return nil, err
-	}
-	if err := tracee.Foreign(p.PID(), auxv); err != nil {
-		return plan.refuse(err)
-	}
-	if stat.Zombie() {
-		return plan.refuse(refused(codeZombie, processSubject(p.PID()), "its main thread has ended, other threads have not", noRemedy))
-	}
-	status, err := tracee.Check(p)
-	if err != nil && len(api.Refusals(err)) == 0 {
-		return nil, err
-	}
-	for _, r := range api.Refusals(err) {
-		plan.full(r)
-	}
-	if err := plan.lookAtProcess(stat, status); err != nil {
-		return nil, err
-	}
-	if plan.memory, err = lookAtMemory(p, nil); err != nil {
-		return nil, err
-	}
-	if err := plan.memory.running(p, &plan.base); err != nil {
-		if _, err := plan.refuse(err); err != nil {
+	plan.Program = stat.Command
+	if o.Tree {
+		if err := plan.grow(); err != nil {
 			return nil, err
 		}
 	}
-	plan.Refusals = append(plan.Refusals, plan.memory.refusals...)
-	plan.Mapped = plan.memory.mapped
-	if plan.Kept, err = plan.memory.estimate(p); err != nil {
-		return nil, err
+	for _, m := range plan.members {
+		plan.PIDs = append(plan.PIDs, m.Process.PID())
+		whole, err := m.look()
+		if err != nil {
+			return nil, err
+		}
+		plan.Refusals = append(plan.Refusals, m.refusals...)
+		plan.Model = larger(plan.Model, m.model)
+		if !whole {
+			return plan, nil
+		}
+		plan.Threads += len(m.statuses)
+		plan.Refusals = append(plan.Refusals, m.memory.refusals...)
+		plan.Mapped += m.memory.mapped
+		kept, err := m.memory.estimate(m.Process)
+		if err != nil {
+			return nil, err
+		}
+		plan.Kept += kept
+		numbers, err := m.Process.DescriptorNumbers()
+		if err != nil {
+			return nil, err
+		}
+		plan.Handles += len(numbers)
 	}
-	var refusals []api.Refusal
-	if plan.found, refusals, err = descriptor.Look(ctx, []*procfs.Process{p}, o.descriptors()); err != nil {
-		return nil, err
+	if len(plan.members) > 1 {
+		plan.Model = image.Full
 	}
-	numbers, err := p.DescriptorNumbers()
+	sharers, err := plan.lookAtSharers()
 	if err != nil {
 		return nil, err
 	}
-	plan.Handles = len(numbers)
-	plan.Refusals = append(plan.Refusals, refusals...)
-	if plan.Model == image.Minimal {
-		plan.Model = plan.found.Model()
+	plan.Refusals = append(plan.Refusals, sharers...)
+	refusals, err := plan.lookAtDescriptors(ctx)
+	if err != nil {
+		return nil, err
 	}
+	plan.Refusals = append(plan.Refusals, refusals...)
+	plan.Model = larger(plan.Model, plan.found.Model())
 	return plan, nil
 }
 
-func (p *Plan) refuse(err error) (*Plan, error) {
+func larger(a, b image.Model) image.Model {
+	for _, m := range []image.Model{image.Full, image.Enhanced} {
+		if a == m || b == m {
+			return m
+		}
+	}
+	return image.Minimal
+}
+
+// lookAtDescriptors looks at what the descriptors of all processes lead to.
+func (p *Plan) lookAtDescriptors(ctx context.Context) (refusals []api.Refusal, err error) {
+	all := make([]*procfs.Process, len(p.members))
+	for i, m := range p.members {
+		all[i] = m.Process
+	}
+	p.found, refusals, err = descriptor.Look(ctx, all, p.options.descriptors())
+	return refusals, err
+}
+
+// look looks at one process. It is whole if there is no such obstacle that nothing more
+// can be said of it.
+func (m *member) look() (whole bool, err error) {
+	p := m.Process
+	stat, err := p.Stat()
+	if err != nil {
+		return false, err
+	}
+	if err := tracee.Lifeless(p.PID(), stat); err != nil {
+		return false, m.refuse(err)
+	}
+	auxv, err := p.Auxv()
+	if err != nil {
+		return false, err
+	}
+	if err := tracee.Foreign(p.PID(), auxv); err != nil {
+		return false, m.refuse(err)
+	}
+	if stat.Zombie() {
+		return false, m.refuse(refused(codeZombie, processSubject(p.PID()), "its main thread has ended, other threads have not", noRemedy))
+	}
+	status, err := tracee.Check(p)
+	if err != nil && len(api.Refusals(err)) == 0 {
+		return false, err
+	}
+	for _, r := range api.Refusals(err) {
+		m.full(r)
+	}
+	if err := m.lookAtProcess(stat, status); err != nil {
+		return false, err
+	}
+	if m.memory, err = lookAtMemory(p, nil); err != nil {
+		return false, err
+	}
+	if err := m.memory.running(p, &m.base); err != nil {
+		if err := m.refuse(err); err != nil {
+			return false, err
+		}
+	}
+	return true, nil
+}
+
+// refuse notes a refusal; another error is returned.
+func (m *member) refuse(err error) error {
 	var r api.Refusal
 	if !errors.As(err, &r) {
-		return nil, err
+		return err
 	}
-	p.Model, p.Refusals = image.Full, append(p.Refusals, r)
-	return p, nil
+	m.full(r)
+	return nil
 }
 
 // full notes an obstacle that the full model will have to deal with.
-func (p *Plan) full(r api.Refusal) {
-	p.Model = image.Full
-	p.Refusals = append(p.Refusals, r)
+func (m *member) full(r api.Refusal) {
+	m.model = image.Full
+	m.refusals = append(m.refusals, r)
 }
 
 // lookAtProcess looks at what belongs to the process as a whole: while it runs, and
 // again when it is held.
-func (p *Plan) lookAtProcess(stat procfs.Stat, status procfs.Status) error {
+func (p *member) lookAtProcess(stat procfs.Stat, status procfs.Status) error {
 	process, pid := p.Process, p.Process.PID()
 	if status.Seccomp == procfs.SeccompStrict {
 		p.full(refused(codeSeccomp, processSubject(pid), "it may only read, write and end (strict seccomp)", noRemedy))
@@ -147,8 +226,12 @@ func (p *Plan) lookAtProcess(stat procfs.Stat, status procfs.Status) error {
 	if err != nil {
 		return err
 	}
-	if len(children) > 0 {
-		p.full(refused(codeChildren, processSubject(pid), fmt.Sprintf("it has child processes (%d, …): trees are not kept yet", children[0]), "end them first"))
+	if strange := slices.IndexFunc(children, func(child int) bool { return !slices.Contains(p.children, child) }); strange >= 0 {
+		if p.options.Tree {
+			p.full(refused(codeMoving, processSubject(pid), fmt.Sprintf("its child process %d has just been born", children[strange]), "try again"))
+		} else {
+			p.full(refused(codeChildren, processSubject(pid), fmt.Sprintf("it has child processes (%d, …)", children[strange]), "--tree keeps them, too"))
+		}
 	}
 	if stat.Terminal != 0 && len(p.options.Inherit) == 0 {
 		p.full(refused(codeTerminal, processSubject(pid), "it has a controlling terminal, which is not kept",
@@ -158,7 +241,7 @@ func (p *Plan) lookAtProcess(stat procfs.Stat, status procfs.Status) error {
 		return err
 	}
 	b := &p.base
-	b.PID, b.Program, b.ExitSignal = pid, stat.Command, 17 // SIGCHLD
+	b.PID, b.Parent, b.Program, b.ExitSignal = pid, p.parent, stat.Command, 17 // SIGCHLD
 	b.Group, b.Session, b.Umask = stat.ProcessGrp, stat.Session, status.Umask
 	b.NoNewPrivileges = status.NoNewPrivs
 	b.Credentials = credentials(status)
@@ -194,7 +277,7 @@ func (p *Plan) lookAtProcess(stat procfs.Stat, status procfs.Status) error {
 }
 
 // lookAtThreads refuses threads that have other rights than the main one.
-func (p *Plan) lookAtThreads(main procfs.Status) error {
+func (p *member) lookAtThreads(main procfs.Status) error {
 	tids, err := p.Process.Threads()
 	if err != nil {
 		return err
@@ -218,7 +301,7 @@ func (p *Plan) lookAtThreads(main procfs.Status) error {
 	return nil
 }
 
-func (p *Plan) lookAtNamespaces() error {
+func (p *member) lookAtNamespaces() error {
 	theirs, err := p.Process.Namespaces()
 	if err != nil {
 		return err
@@ -248,7 +331,7 @@ func (p *Plan) lookAtNamespaces() error {
 	return nil
 }
 
-func (p *Plan) lookAtPaths() error {
+func (p *member) lookAtPaths() error {
 	b, pid := &p.base, p.Process.PID()
 	var err error
 	if b.Root, err = p.Process.RootDirectory(); err != nil {

@@ -70,9 +70,6 @@ func lookAtMemory(p *procfs.Process, t *tracker) (*memory, error) {
 				return nil, err
 			}
 		}
-		if err := m.lookAtSharers(p); err != nil {
-			return nil, err
-		}
 		return m, nil
 	}
 }
@@ -208,44 +205,6 @@ func (m *memory) object(device, inode uint64) (n int, ok bool) {
 	return n, n >= 0
 }
 
-// lookAtSharers refuses memory that another process has mapped, too.
-func (m *memory) lookAtSharers(p *procfs.Process) error {
-	if len(m.objects) == 0 {
-		return nil
-	}
-	pids, err := procfs.Processes()
-	if err != nil {
-		return err
-	}
-	for _, pid := range pids {
-		if pid == p.PID() {
-			continue
-		}
-		other, err := procfs.Open(pid)
-		if err != nil {
-			continue // it has ended
-		}
-		maps, err := other.Maps()
-		other.Close()
-		if err != nil {
-			continue // likewise, or a thread of the kernel
-		}
-		for _, theirs := range maps {
-			for _, o := range m.objects {
-				if o.Kind == "sysv" || o.Kind == "file" && !o.shared {
-					continue // it stays theirs, or what each has of it is its own
-				}
-				if theirs.Inode == o.inode && kernel.DeviceNumber(theirs.DevMajor, theirs.DevMinor) == o.device {
-					m.refuse(refused(codeSharedWith, mappingSubject(p.PID(), o.mapping.Start, o.mapping.End),
-						fmt.Sprintf("process %d has the same memory mapped", pid), "end the other process first"))
-					return nil
-				}
-			}
-		}
-	}
-	return nil
-}
-
 // Categories of pages to keep, by kind of mapping. Of anonymous memory it is not asked
 // what else a page is: that takes eight times as long.
 func pagesQuery(kind image.Kind, guards, tracked bool) *kernel.PageQuery {
@@ -358,29 +317,6 @@ func identity(info os.FileInfo) (device, inode uint64) {
 		return s.Dev, s.Ino
 	}
 	return 0, 0
-}
-
-// dumpObjects writes the memory that mappings share.
-func (m *memory) dumpObjects(p *procfs.Process, w *image.Writer) ([]image.Object, error) {
-	all := make([]image.Object, 0, len(m.objects))
-	buffer := make([]byte, chunk)
-	for n, o := range m.objects {
-		file, err := p.OpenMapped(o.mapping)
-		if err != nil {
-			return nil, err
-		}
-		var to image.Object
-		if o.Kind == "sysv" {
-			to, err = m.dumpSegment(n, file, w, buffer)
-		} else {
-			to, err = dumpObject(o.Object, file, w, buffer)
-		}
-		if err := errors.Join(err, file.Close()); err != nil {
-			return nil, fmt.Errorf("keep %s: %w", o.mapping.Path, err)
-		}
-		all = append(all, to)
-	}
-	return all, nil
 }
 
 func dumpObject(o image.Object, file *os.File, w *image.Writer, buffer []byte) (image.Object, error) {

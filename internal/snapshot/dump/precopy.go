@@ -6,11 +6,9 @@ import (
 	"slices"
 	"syscall"
 
-	"github.com/virtualizing-os/vos/internal/api"
 	"github.com/virtualizing-os/vos/internal/image"
 	"github.com/virtualizing-os/vos/internal/kernel"
 	"github.com/virtualizing-os/vos/internal/procfs"
-	"github.com/virtualizing-os/vos/internal/snapshot/descriptor"
 	"github.com/virtualizing-os/vos/internal/tracee"
 )
 
@@ -60,8 +58,8 @@ func (c *commit) precopy(ctx context.Context) error {
 		return err
 	}
 	// What is new since is looked at now, rather than while the program is held.
-	var refusals []api.Refusal
-	if c.found, refusals, err = descriptor.Look(ctx, []*procfs.Process{c.Process}, c.options.descriptors()); err != nil {
+	refusals, err := c.whole.lookAtDescriptors(ctx)
+	if err != nil {
 		return err
 	}
 	if len(refusals) > 0 {

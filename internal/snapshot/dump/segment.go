@@ -33,22 +33,16 @@ func (m *memory) addSegment(from procfs.Mapping, to image.Mapping) error {
 	return nil
 }
 
-// dumpSegment writes a segment down, while the program is held. The content of one that
-// somebody else has attached, too, is theirs as well: it is not kept.
-func (m *memory) dumpSegment(n int, file *os.File, w *image.Writer, buffer []byte) (image.Object, error) {
-	o := m.objects[n].Object
+// dumpSegment writes a segment down, while the program is held, which has it attached so
+// many times. The content of one that somebody else has attached, too, is theirs as well:
+// it is not kept.
+func dumpSegment(o image.Object, own uint64, file *os.File, w *image.Writer, buffer []byte) (image.Object, error) {
 	s, err := kernel.StatSegment(int(o.ID))
 	if err != nil {
 		return o, err
 	}
 	if s.Size != o.Size {
 		return o, fmt.Errorf("segment %d has %d bytes, and had %d", s.ID, s.Size, o.Size)
-	}
-	own := uint64(0)
-	for i := range m.mappings {
-		if to := &m.mappings[i]; to.Kind == image.InObject && to.Object == n {
-			own++
-		}
 	}
 	if s.Attached <= own {
 		if o, err = dumpObject(o, file, w, buffer); err != nil {

@@ -183,13 +183,13 @@ func (c *commit) process() (image.Process, error) {
 	if err != nil {
 		return image.Process{}, err
 	}
-	now := &Plan{Process: c.Process, options: c.options}
+	now := &member{Process: c.Process, parent: c.parent, children: c.children, options: c.options}
 	if err := now.lookAtProcess(stat, status); err != nil {
 		return image.Process{}, err
 	}
 	c.statuses = now.statuses
-	if len(now.Refusals) > 0 {
-		return image.Process{}, joined(now.Refusals)
+	if len(now.refusals) > 0 {
+		return image.Process{}, joined(now.refusals)
 	}
 	signals, err := kernel.PendingSignals(now.base.PID, true)
 	now.base.Pending = pending(signals)

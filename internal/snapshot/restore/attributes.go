@@ -73,7 +73,6 @@ func (p *process) enter(of *image.Process, root, directory uint64) error {
 	}
 	b.add("enter the directory "+of.Directory, syscall.SYS_FCHDIR, directory)
 	b.add("set the umask", syscall.SYS_UMASK, uint64(of.Umask))
-	b.add("make a session", syscall.SYS_SETSID)
 	if of.ChildSubreaper {
 		b.add("become a subreaper", syscall.SYS_PRCTL, prctlSubreaper, 1)
 	}
@@ -140,6 +139,14 @@ func decodeLimit(b []byte) image.Limit {
 }
 
 const limitBytes = 16 // struct rlimit64
+
+// adopt makes the process the nearest subreaper of those that it bears.
+func (p *process) adopt() error {
+	b := p.batch()
+	b.add("become a subreaper", syscall.SYS_PRCTL, prctlSubreaper, 1)
+	_, err := b.run()
+	return err
+}
 
 // setOOMScore sets how willingly the kernel kills the process for memory.
 func (p *process) setOOMScore(score int) error {

@@ -34,14 +34,14 @@ const (
 
 // cloneArgs is struct clone_args of linux/sched.h, followed by the id that the child is
 // to have. It will stand at an address.
-func cloneArgs(at, flags, clearTID uint64, tid int) []byte {
+func cloneArgs(at, flags, clearTID uint64, tid, exitSignal int) []byte {
 	b := make([]byte, 0, cloneArgsBytes+8)
 	put := func(v uint64) { b = binary.LittleEndian.AppendUint64(b, v) }
 	put(flags)
 	put(0) // pidfd
 	put(clearTID)
-	put(0)                   // parent_tid
-	put(0)                   // exit_signal: it becomes SIGCHLD when the starter ends
+	put(0) // parent_tid
+	put(uint64(exitSignal))
 	put(0)                   // stack
 	put(0)                   // stack_size
 	put(0)                   // tls
@@ -54,12 +54,16 @@ func cloneArgs(at, flags, clearTID uint64, tid int) []byte {
 
 const cloneArgsBytes = 88
 
-// bear lets the starter make the process.
-func (t *tracer) bear(starter *task, pid int) (*process, error) {
-	s := &process{tracer: t, pid: starter.tid, main: starter}
-	b := s.batch()
-	err := t.untilFree(func() (free bool, err error) {
-		at, err := b.place(cloneArgs(starter.arena.data, syscall.CLONE_PTRACE|cloneClearHandlers, 0, pid))
+// bear lets a process make another one. The root's parent is the starter, whose end
+// makes the signal of its own end SIGCHLD.
+func (p *process) bear(of *image.Process) (*process, error) {
+	exitSignal := 0
+	if of.Parent != 0 {
+		exitSignal = of.ExitSignal
+	}
+	b := p.batch()
+	err := p.untilFree(func() (free bool, err error) {
+		at, err := b.place(cloneArgs(p.main.arena.data, syscall.CLONE_PTRACE|cloneClearHandlers, 0, of.PID, exitSignal))
 		if err != nil {
 			return false, err
 		}
@@ -72,20 +76,20 @@ func (t *tracer) bear(starter *task, pid int) (*process, error) {
 		case 0:
 			return true, nil
 		case syscall.EEXIST:
-			return false, pidTaken(pid, "a process, thread, group or session has it")
+			return false, pidTaken(of.PID, "a process, thread, group or session has it")
 		default:
-			return true, &StepError{PID: starter.tid, TID: starter.tid, What: fmt.Sprintf("make process %d", pid), Errno: errno}
+			return true, &StepError{PID: p.pid, TID: p.pid, What: fmt.Sprintf("make process %d", of.PID), Errno: errno}
 		}
 	})
 	if err != nil {
 		return nil, err
 	}
-	p := &process{tracer: t, pid: pid, main: t.task(pid)}
-	p.main.arena = starter.arena
-	if err := t.awaitStop(p.main); err != nil {
-		return p, err
+	child := &process{tracer: p.tracer, pid: of.PID, main: p.task(of.PID)}
+	child.main.arena = p.main.arena
+	if err := p.awaitStop(child.main); err != nil {
+		return child, err
 	}
-	return p, p.main.prepare()
+	return child, child.main.prepare()
 }
 
 // untilFree tries for a moment to get ids: the kernel may not have let go of those of a
@@ -189,29 +193,36 @@ func gaps(mappings []image.Mapping) []uint64 {
 	return at
 }
 
-// end kills what was built, and the starter, and reaps both.
-func (t *tracer) end(starter *task, p *process) error {
-	var err error
-	if p != nil {
-		tids := make([]int, 0, len(t.tasks))
-		for tid := range t.tasks {
-			if starter == nil || tid != starter.tid {
-				tids = append(tids, tid)
-			}
-		}
-		err = t.kill(p.pid, tids...)
-		if starter != nil && starter.stopped {
-			// The starter is its parent.
-			b := (&process{tracer: t, pid: starter.tid, main: starter}).batch()
-			b.try(syscall.SYS_WAIT4, uint64(p.pid), 0, waitAll, 0)
-			_, waitErr := b.run()
-			err = errors.Join(err, waitErr)
+// end kills what was built, and the starter, and reaps all: the starter adopts those whose
+// parent is dead.
+func (t *tracer) end(starter *task, built []*process) error {
+	var errs []error
+	tids := make([]int, 0, len(t.tasks))
+	for tid := range t.tasks {
+		if starter == nil || tid != starter.tid {
+			tids = append(tids, tid)
 		}
 	}
-	if starter != nil {
-		err = errors.Join(err, t.kill(starter.tid))
+	for i := len(built) - 1; i > 0; i-- {
+		if err := syscall.Kill(built[i].pid, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
+			errs = append(errs, err)
+		}
 	}
-	return err
+	if len(built) > 0 {
+		errs = append(errs, t.kill(built[0].pid, tids...))
+	}
+	if starter == nil {
+		return errors.Join(errs...)
+	}
+	if starter.stopped {
+		b := (&process{tracer: t, pid: starter.tid, main: starter}).batch()
+		for range built {
+			b.try(syscall.SYS_WAIT4, ^uint64(0), 0, waitAll, 0)
+		}
+		_, err := b.run()
+		errs = append(errs, err)
+	}
+	return errors.Join(append(errs, t.kill(starter.tid))...)
 }
 
 const waitAll = 0x40000000 // __WALL

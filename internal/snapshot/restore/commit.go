@@ -14,6 +14,7 @@ import (
 	"github.com/virtualizing-os/vos/internal/api"
 	"github.com/virtualizing-os/vos/internal/image"
 	"github.com/virtualizing-os/vos/internal/kernel"
+	"github.com/virtualizing-os/vos/internal/snapshot/descriptor"
 )
 
 // Commit restores the image. On an error nothing is left: what was built is dead and
@@ -38,10 +39,9 @@ func (p *Plan) Commit(ctx context.Context) (Result, error) {
 	return result, nil
 }
 
-// commit builds the process on the calling OS thread, which is locked.
+// commit builds the processes on the calling OS thread, which is locked.
 func (p *Plan) commit(ctx context.Context, result *Result) (err error) {
 	img := p.source.Image()
-	of := &img.Processes[0]
 	t, err := newTracer(ctx)
 	if err != nil {
 		return err
@@ -49,16 +49,15 @@ func (p *Plan) commit(ctx context.Context, result *Result) (err error) {
 	defer func() { err = errors.Join(err, t.waiter.Close()) }()
 
 	var starter *task
-	var built *process
+	var built []*process
 	defer func() {
 		if panicked := recover(); panicked != nil {
-			err = fmt.Errorf("panic while process %d was built: %v\n%s", of.PID, panicked, debug.Stack())
+			err = fmt.Errorf("panic while process %d was built: %v\n%s", img.Processes[0].PID, panicked, debug.Stack())
 		}
 		if err != nil {
-			made := built
 			err = errors.Join(err, t.end(starter, built))
-			if made != nil {
-				err = errors.Join(err, made.unmakeAll())
+			for _, b := range built {
+				err = errors.Join(err, b.unmakeAll())
 			}
 		}
 		err = errors.Join(err, t.connections.Close())
@@ -72,66 +71,157 @@ func (p *Plan) commit(ctx context.Context, result *Result) (err error) {
 	if err := suspendFilters(starter, img.Processes); err != nil {
 		return err
 	}
-	if built, err = t.bear(starter, of.PID); err != nil {
+	first := &process{tracer: t, pid: starter.tid, main: starter}
+	if err := first.adopt(); err != nil {
 		return err
 	}
-	trap, err := p.build(built, of, result)
+	// All are born before any is more than a place to work in: a child begins as a copy
+	// of its parent, and later its parent may have lost the right to choose its id.
+	for i := range img.Processes {
+		of, parent := &img.Processes[i], first
+		if i > 0 {
+			parent = built[indexOf(img.Processes, of.Parent)]
+		}
+		child, err := parent.bear(of)
+		if child != nil {
+			built = append(built, child)
+		}
+		if err != nil {
+			return err
+		}
+		if err := child.settleIn(of.Mappings); err != nil {
+			return err
+		}
+		if sessionOf(img.Processes, i) == of.PID {
+			b := child.batch()
+			b.add("make a session", syscall.SYS_SETSID)
+			if _, err := b.run(); err != nil {
+				return err
+			}
+		}
+	}
+	if err := joinGroups(built, img.Processes); err != nil {
+		return err
+	}
+	traps, err := p.buildAll(built, result)
 	if err != nil {
 		return err
 	}
-	// From here on its parent is init, or a nearer subreaper.
+	// From here on the root's parent is init, or a nearer subreaper.
 	ended := starter
 	starter = nil
 	if err := t.kill(ended.tid); err != nil {
 		return err
 	}
-	if of.ParentDeath != 0 {
-		b := built.batch()
-		b.add("set the signal of its parent's death", syscall.SYS_PRCTL, prctlDeathSignal, uint64(of.ParentDeath))
-		if _, err := b.run(); err != nil {
+	exits := make([]*exit, len(built))
+	for i, b := range built {
+		of := &img.Processes[i]
+		if of.ParentDeath != 0 {
+			calls := b.batch()
+			calls.add("set the signal of its parent's death", syscall.SYS_PRCTL, prctlDeathSignal, uint64(of.ParentDeath))
+			if _, err := calls.run(); err != nil {
+				return err
+			}
+		}
+		if exits[i], err = b.prepareLeave(of, traps[i]); err != nil {
 			return err
 		}
 	}
-	if err := built.leave(of, trap); err != nil {
+	if err := t.leaveAll(exits); err != nil {
 		return err
 	}
 	built = nil
 	return nil
 }
 
-// build makes the process all that it was, but for its threads' registers. It returns
-// the action that SIGTRAP gets last, if that matters.
-func (p *Plan) build(b *process, of *image.Process, result *Result) (trap *image.Action, err error) {
-	img := p.source.Image()
-	if err := b.settleIn(of.Mappings); err != nil {
-		return nil, err
-	}
-	if of.NoTHP {
-		calls := b.batch()
-		calls.add("turn huge pages off", syscall.SYS_PRCTL, prctlSetTHP, 1, 0, 0, 0)
-		if _, err := calls.run(); err != nil {
-			return nil, err
+// joinGroups puts the processes into their groups: those that lead one first.
+func joinGroups(built []*process, of []image.Process) error {
+	for _, leaders := range []bool{true, false} {
+		for i, b := range built {
+			group := groupOf(of, i)
+			if sessionOf(of, i) == of[i].PID || (group == of[i].PID) != leaders {
+				continue
+			}
+			calls := b.batch()
+			calls.add(fmt.Sprintf("join process group %d", group), syscall.SYS_SETPGID, 0, uint64(group))
+			if _, err := calls.run(); err != nil {
+				return err
+			}
 		}
 	}
-	if err := b.mapVDSO(of.Mappings); err != nil {
+	return nil
+}
+
+// buildAll makes the processes all that they were, but for their threads' registers. It
+// returns the action of each that SIGTRAP gets last, if that matters.
+func (p *Plan) buildAll(built []*process, result *Result) (traps []*image.Action, err error) {
+	img := p.source.Image()
+	root := built[0]
+	if err := root.raiseDescriptors(); err != nil {
 		return nil, err
 	}
-	if err := b.raiseDescriptors(); err != nil {
-		return nil, err
-	}
-	defer func() { err = errors.Join(err, b.releaseAll()) }()
-	objects, bytes, err := b.makeObjects(p.source, img.Objects)
+	defer func() {
+		for _, b := range built {
+			err = errors.Join(err, b.releaseAll())
+		}
+	}()
+	objects, bytes, err := root.makeObjects(p.source, img.Objects)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, closeAll(objects)) }()
 	result.Bytes = bytes
-	if err := p.restoreMemory(b, of, objects, result); err != nil {
+	for i, b := range built {
+		if err := p.buildMemory(b, &img.Processes[i], objects, result); err != nil {
+			return nil, err
+		}
+	}
+	if err := sealObjects(img.Objects, objects); err != nil {
 		return nil, err
 	}
-	if err := p.setDescriptors(b, of, objects); err != nil {
+	if err := removeSegments(img.Objects); err != nil {
 		return nil, err
 	}
+	opened, err := descriptor.Open(img, p.restoring(objects))
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, opened.Close()) }()
+	for i, b := range built {
+		of := &img.Processes[i]
+		if err := b.takeDescriptors(opened, of); err != nil {
+			return nil, err
+		}
+		trap, err := b.build(of, result)
+		if err != nil {
+			return nil, err
+		}
+		traps = append(traps, trap)
+	}
+	root.connections = opened.Returning()
+	return traps, nil
+}
+
+// buildMemory makes the address space of a process.
+func (p *Plan) buildMemory(b *process, of *image.Process, objects []*os.File, result *Result) error {
+	if of.NoTHP {
+		calls := b.batch()
+		calls.add("turn huge pages off", syscall.SYS_PRCTL, prctlSetTHP, 1, 0, 0, 0)
+		if _, err := calls.run(); err != nil {
+			return err
+		}
+	}
+	if err := b.mapVDSO(of.Mappings); err != nil {
+		return err
+	}
+	if err := b.raiseDescriptors(); err != nil {
+		return err
+	}
+	return p.restoreMemory(b, of, objects, result)
+}
+
+// build makes what else belongs to a process, and its threads.
+func (b *process) build(of *image.Process, result *Result) (trap *image.Action, err error) {
 	if trap, err = b.setActions(of.Actions); err != nil {
 		return nil, err
 	}
@@ -191,12 +281,6 @@ func (p *Plan) restoreMemory(b *process, of *image.Process, objects []*os.File, 
 	const directories = 2
 	mapped, inObjects := numbers[directories:directories+len(list)], numbers[directories+len(list):]
 	if err := b.mapAll(of.Mappings, list, mapped, inObjects, p.source.Image().Objects); err != nil {
-		return err
-	}
-	if err := removeSegments(p.source.Image().Objects); err != nil {
-		return err
-	}
-	if err := sealObjects(p.source.Image().Objects, objects); err != nil {
 		return err
 	}
 	bytes, err := b.fill(p.source, of.Mappings)

@@ -1,7 +1,6 @@
 package restore
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"syscall"
@@ -25,23 +24,14 @@ func (p *Plan) restoring(objects []*os.File) descriptor.Restoring {
 	}
 }
 
-// setDescriptors gives the process all descriptors that it had, and no others.
-func (p *Plan) setDescriptors(b *process, of *image.Process, objects []*os.File) (err error) {
+// takeDescriptors gives the process all descriptors that it had, and no others.
+func (b *process) takeDescriptors(opened *descriptor.Opened, of *image.Process) error {
 	calls := b.batch()
 	calls.add("close what is open", sysCloseRange, 0, 1<<32-1, 0)
 	if _, err := calls.run(); err != nil {
 		return err
 	}
-	opened, err := descriptor.Open(p.source.Image(), p.restoring(objects))
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, opened.Close()) }()
-	if err := opened.Give(b, of); err != nil {
-		return err
-	}
-	b.connections = opened.Returning()
-	return nil
+	return opened.Give(b, of)
 }
 
 // raiseDescriptors lets the process have as many descriptors as vOS may give it; its own

@@ -91,7 +91,7 @@ func TestRefusals(t *testing.T) {
 		"flag":      {func(_ *image.Image, p *image.Process) { p.Mappings[1].VMFlags = []string{"ht"} }, codeNotRestored},
 		"signal":    {func(_ *image.Image, p *image.Process) { p.Pending = []image.Signal{signal(9, 0)} }, codeNotRestored},
 		"call":      {func(_ *image.Image, p *image.Process) { p.Threads[1].Restart = &image.Restart{Number: 1} }, codeNotRestored},
-		"another":   {func(i *image.Image, p *image.Process) { i.Processes = append(i.Processes, *p) }, codeManyInImage},
+		"another":   {func(i *image.Image, p *image.Process) { i.Processes = append(i.Processes, *p) }, codeNotRestored},
 		"no segment": {func(i *image.Image, _ *image.Process) {
 			i.Objects = []image.Object{{Kind: objectSysV, ID: 4243<<15 | 78, Outside: true}}
 		}, codeSegment},

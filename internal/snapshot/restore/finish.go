@@ -108,12 +108,15 @@ func contains(kinds []image.Kind, kind image.Kind) bool {
 	return false
 }
 
-// leave takes the arena out, gives all threads their state, and lets the process go. Up
-// to its end the process dies with vOS, and from there on it is the program's.
-func (p *process) leave(of *image.Process, trap *image.Action) error {
+// An exit is a process that is about to be left: all that is left to be done is to let
+// its threads go.
+type exit struct{ tasks []*task }
+
+// prepareLeave takes the arena out, and gives all threads their state.
+func (p *process) prepareLeave(of *image.Process, trap *image.Action) (*exit, error) {
 	gadget, err := p.gadget(of.Mappings)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	registers := make([]kernel.Registers, len(of.Threads))
 	tasks := make([]*task, len(of.Threads))
@@ -121,52 +124,66 @@ func (p *process) leave(of *image.Process, trap *image.Action) error {
 		t := &of.Threads[i]
 		tasks[i], registers[i] = p.task(t.TID), registersOf(&t.Registers)
 		if err := p.leaveSection(t, &registers[i]); err != nil {
-			return err
+			return nil, err
 		}
 		if t.Restart != nil {
 			if registers[i], err = p.restart(t, registers[i]); err != nil {
-				return err
+				return nil, err
 			}
 		}
 	}
 	if err := p.unmapArena(gadget, trap); err != nil {
-		return err
+		return nil, err
 	}
 	if err := p.settle(tasks); err != nil {
-		return err
+		return nil, err
 	}
+	suspended := false
 	for i, k := range tasks {
 		t := &of.Threads[i]
 		if err := kernel.SetXState(k.tid, t.XState); err != nil {
-			return err
+			return nil, err
 		}
 		if err := kernel.SetRegisters(k.tid, &registers[i]); err != nil {
-			return err
+			return nil, err
 		}
 		if err := kernel.SetSignalMask(k.tid, t.Mask); err != nil {
-			return err
+			return nil, err
 		}
+		suspended = suspended || k.suspended
 	}
-	if p.suspended {
+	if suspended {
 		if err := syscall.Kill(p.pid, syscall.SIGSTOP); err != nil {
-			return err
+			return nil, err
 		}
 	}
-	if err := p.ctx.Err(); err != nil {
+	return &exit{tasks}, nil
+}
+
+// leaveAll lets the processes go. Up to its end they die with vOS, and from there on they
+// are the program's. The root, which stands first, outlives those behind it if vOS dies
+// in between: to it they have ended.
+func (t *tracer) leaveAll(exits []*exit) error {
+	if err := t.ctx.Err(); err != nil {
 		return err
 	}
-	if err := p.connections.Ready(); err != nil {
+	if err := t.connections.Ready(); err != nil {
 		return err
 	}
-	for _, k := range tasks {
-		if err := kernel.SetOptions(k.tid, 0); err != nil {
-			return err
+	for _, e := range exits {
+		for _, k := range e.tasks {
+			if err := kernel.SetOptions(k.tid, 0); err != nil {
+				return err
+			}
 		}
 	}
 	// The program is there. Where its connections can't be let go, they are so by
 	// themselves in some seconds.
-	_ = p.connections.Go()
-	return p.detach(tasks)
+	_ = t.connections.Go()
+	for _, e := range exits {
+		t.detach(e.tasks)
+	}
+	return nil
 }
 
 // unmapArena lets the main thread unmap the arena by an instruction of the program.
@@ -195,11 +212,10 @@ func (p *process) unmapArena(gadget uint64, trap *image.Action) error {
 
 // detach lets the threads go. The process is the program's by now: a thread that can't
 // be detached has ended, or ends.
-func (p *process) detach(tasks []*task) error {
+func (t *tracer) detach(tasks []*task) {
 	for _, k := range tasks {
-		delete(p.tasks, k.tid)
+		delete(t.tasks, k.tid)
 		// A thread that another one of them has ended already is gone (ESRCH).
 		_ = kernel.Detach(k.tid, 0)
 	}
-	return nil
 }

@@ -67,18 +67,15 @@ func Look(ctx context.Context, source Source, options Options) (*Plan, error) {
 	for i := range img.Processes {
 		plan.PIDs = append(plan.PIDs, img.Processes[i].PID)
 	}
-	if n := len(img.Processes); n > 1 {
-		plan.refuse(api.Refusal{Code: codeManyInImage, Subject: "the image", Detail: fmt.Sprintf("it holds %d processes", n),
-			Remedy: "checkpoint programs of one process"})
-		return plan, nil
+	plan.refuse(refuseTree(img.Processes)...)
+	for i := range img.Processes {
+		p := &img.Processes[i]
+		plan.refuse(refuseValues(p)...)
+		plan.refuse(refuseMappings(p, img.Objects)...)
 	}
-	p := &img.Processes[0]
-	plan.refuse(refuseValues(p)...)
-	plan.refuse(refuseMappings(p, img.Objects)...)
 	if len(plan.Refusals) > 0 {
 		return plan, nil // the rest relies on them
 	}
-	_, plan.Bytes = pieces(p.Mappings)
 	files, err := descriptor.Plan(img, plan.restoring(nil))
 	if err != nil {
 		return nil, err
@@ -89,27 +86,32 @@ func Look(ctx context.Context, source Source, options Options) (*Plan, error) {
 		return nil, err
 	}
 	plan.refuse(segments...)
-	ids, err := refuseIDs(p)
-	if err != nil {
-		return nil, err
-	}
-	plan.refuse(ids...)
 	here, err := refuseMachine(img)
 	if err != nil {
 		return nil, err
 	}
 	plan.refuse(here...)
-	code, err := refuseVDSO(img, p, source)
-	if err != nil {
-		return nil, err
+	for i := range img.Processes {
+		p := &img.Processes[i]
+		_, bytes := pieces(p.Mappings)
+		plan.Bytes += bytes
+		ids, err := refuseIDs(p)
+		if err != nil {
+			return nil, err
+		}
+		plan.refuse(ids...)
+		code, err := refuseVDSO(img, p, source)
+		if err != nil {
+			return nil, err
+		}
+		plan.refuse(code...)
+		refusals, err := options.refusePaths(p)
+		if err != nil {
+			return nil, err
+		}
+		plan.refuse(refusals...)
 	}
-	plan.refuse(code...)
-	refusals, err := options.refusePaths(p)
-	if err != nil {
-		return nil, err
-	}
-	plan.refuse(refusals...)
-	if p.Session != p.PID {
+	if p := &img.Processes[0]; p.Session != p.PID {
 		plan.Notes = append(plan.Notes, fmt.Sprintf("it will lead a session of its own; it was in session %d", p.Session))
 	} else if p.Group != p.PID {
 		plan.Notes = append(plan.Notes, fmt.Sprintf("it will lead a process group of its own; it was in group %d", p.Group))

@@ -15,7 +15,6 @@ const (
 	codeKernel      api.Code = "kernel_differs"
 	codeClock       api.Code = "clock_behind"
 	codeNotRestored api.Code = "not_restorable"
-	codeManyInImage api.Code = "several_processes"
 	codeSegment     api.Code = "segment_taken"
 )
 

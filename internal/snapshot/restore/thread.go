@@ -72,7 +72,7 @@ func (p *process) tryThreads(threads []image.Thread, made []bool) (done bool, er
 		if err != nil {
 			return true, err
 		}
-		copy(p.placed[at-p.main.arena.data:], cloneArgs(at, flags, t.ClearTID, t.TID))
+		copy(p.placed[at-p.main.arena.data:], cloneArgs(at, flags, t.ClearTID, t.TID, 0))
 		b.try(sysClone3, at, cloneArgsBytes)
 		tried = append(tried, i)
 		if len(tried) == arenaEntries {

@@ -20,8 +20,6 @@ type tracer struct {
 	patience time.Duration // how long a task may take to stop
 
 	connections *descriptor.Returning // that are usable when it is left
-
-	suspended bool // somebody sent SIGSTOP meanwhile: it is to be stopped when it is left
 }
 
 // A task is one thread that is held.
@@ -31,6 +29,8 @@ type task struct {
 	status  kernel.WaitStatus // why it has stopped, or how it ended
 	base    kernel.Registers  // with which calls are made
 	arena   arena
+
+	suspended bool // somebody sent SIGSTOP meanwhile: it is to be stopped when it is left
 }
 
 const (
@@ -156,7 +156,7 @@ func (t *tracer) arrive(k *task, how func(tid, signal int) error, wanted func(ke
 			return nil
 		case s.Event() == kernel.EventStop:
 		case s.Event() == 0 && s.Signal() == int(syscall.SIGSTOP):
-			t.suspended = true
+			k.suspended = true
 		default:
 			return fmt.Errorf("thread %d stopped with signal %d in the middle of a system call", k.tid, s.Signal())
 		}
