@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -25,6 +26,9 @@ type kept struct {
 	port int
 	ask  string // what a connection sends
 	last int    // the number answered last
+
+	tree    []string // "--tree", if it is several processes
+	members []int    // the others of them, as of the last look
 }
 
 // servers are the programs that are checkpointed: how to start one at a port, and what
@@ -45,10 +49,16 @@ var servers = map[string]func(t *testing.T, port, folder string) (command []stri
 	"Go": func(t *testing.T, port, _ string) ([]string, string) {
 		return []string{testbed.MustCompile(t, testbed.Build{Name: "numbers", Language: "go", Source: text(t, "numbers.go")}), port}, "next\n"
 	},
+	prefork: func(t *testing.T, port, folder string) ([]string, string) {
+		return []string{testbed.NeedTool(t, "python3"), data(t, "prefork.py"), port, filepath.Join(folder, "lock")}, "next\n"
+	},
 	"memcached": func(t *testing.T, port, _ string) ([]string, string) {
 		return []string{testbed.NeedTool(t, "memcached"), "-p", port, "-l", "127.0.0.1", "-U", "0", "-u", "nobody", "-t", "4"}, "incr n 1\r\n"
 	},
 }
+
+// prefork is the server of several processes.
+const prefork = "python3 of several processes"
 
 func data(t *testing.T, name string) string {
 	t.Helper()
@@ -72,6 +82,9 @@ func startKept(t *testing.T, name string) *kept {
 	}
 	command, ask := servers[name](t, strconv.Itoa(k.port), t.TempDir())
 	k.ask = ask
+	if name == prefork {
+		k.tree = []string{"--tree"}
+	}
 	k.start(t, command...)
 	if name == "memcached" {
 		k.say(t, "set n 0 0 1\r\n0\r\n")
@@ -95,7 +108,11 @@ func (k *kept) start(t *testing.T, command ...string) {
 	}
 	k.pid = cmd.Process.Pid
 	t.Cleanup(func() {
+		k.look(t)
 		if syscall.Kill(k.pid, syscall.SIGKILL) == nil {
+			for _, pid := range k.members {
+				_ = syscall.Kill(pid, syscall.SIGKILL) // it may have ended
+			}
 			k.wait(t)
 		}
 	})
@@ -142,13 +159,40 @@ func (k *kept) next(t *testing.T) {
 	k.last = n
 }
 
+// look looks which processes it has.
+func (k *kept) look(t *testing.T) {
+	t.Helper()
+	if k.tree == nil {
+		return
+	}
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", k.pid, k.pid))
+	if err != nil {
+		return // it is not there
+	}
+	k.members = nil
+	for _, field := range strings.Fields(string(text)) {
+		pid, err := strconv.Atoi(field)
+		if err != nil {
+			t.Fatal(err)
+		}
+		k.members = append(k.members, pid)
+	}
+}
+
 // wait waits for the end of the server: its parent, or the next subreaper, are the tests.
 func (k *kept) wait(t *testing.T) {
 	t.Helper()
-	var status syscall.WaitStatus
-	if _, err := syscall.Wait4(k.pid, &status, 0, nil); err != nil {
-		t.Errorf("wait for %d: %v", k.pid, err)
+	for _, pid := range append([]int{k.pid}, k.members...) {
+		var status syscall.WaitStatus
+		if _, err := syscall.Wait4(pid, &status, 0, nil); err != nil && !errors.Is(err, syscall.ECHILD) {
+			t.Errorf("wait for %d: %v", pid, err)
+		}
 	}
+}
+
+// command is a command of vos for it, and all that belongs to it.
+func (k *kept) command(args ...string) []string {
+	return append(slices.Clone(args), k.tree...)
 }
 
 func (k *kept) target() string { return strconv.Itoa(k.pid) }
@@ -157,8 +201,9 @@ func (k *kept) target() string { return strconv.Itoa(k.pid) }
 func (k *kept) rest(t *testing.T) {
 	t.Helper()
 	await(t, "its connections to be closed", func() bool {
-		return vos(t, "check", k.target()).Code == 0
+		return vos(t, k.command("check", k.target())...).Code == 0
 	})
+	k.look(t)
 }
 
 // TestSnapshotCycles checkpoints servers, ends them, and builds them again; between
@@ -178,11 +223,11 @@ func TestSnapshotCycles(t *testing.T) {
 			for n := range cycles {
 				k.rest(t)
 				now, later := filepath.Join(folder, fmt.Sprint("now", n)), filepath.Join(folder, fmt.Sprint("later", n))
-				vos(t, "checkpoint", k.target(), "-D", now, "--leave-running").expect(t, 0)
+				vos(t, k.command("checkpoint", k.target(), "-D", now, "--leave-running")...).expect(t, 0)
 				k.next(t)
 				k.next(t)
 				k.rest(t)
-				vos(t, "checkpoint", k.target(), "-D", later, "--parent", now, "--compress", []string{"none", "zstd"}[n%2]).expect(t, 0)
+				vos(t, k.command("checkpoint", k.target(), "-D", later, "--parent", now, "--compress", []string{"none", "zstd"}[n%2])...).expect(t, 0)
 				k.wait(t)
 				vos(t, "image", later).expect(t, 0)
 				vos(t, "restore", "-D", later).expect(t, 0)
@@ -208,7 +253,7 @@ func TestSnapshotKilled(t *testing.T) {
 	if soak {
 		kills = 300
 	}
-	for _, name := range []string{"redis", "Go"} {
+	for _, name := range []string{"redis", "Go", prefork} {
 		t.Run(name, func(t *testing.T) {
 			k := startKept(t, name)
 			folder := t.TempDir()
@@ -219,12 +264,12 @@ func TestSnapshotKilled(t *testing.T) {
 				if err := os.RemoveAll(base); err != nil {
 					t.Fatal(err)
 				}
-				limit = min(limit, whole(t, "checkpoint", k.target(), "-D", base, "--leave-running"))
+				limit = min(limit, whole(t, k.command("checkpoint", k.target(), "-D", base, "--leave-running")...))
 			}
 			killed, ended, built := 0, 0, 0
 			for n := range kills {
 				image := filepath.Join(folder, "image")
-				args := []string{"checkpoint", k.target(), "-D", image}
+				args := k.command("checkpoint", k.target(), "-D", image)
 				if n%3 == 0 {
 					args = append(args, "--leave-running")
 				}
@@ -266,7 +311,7 @@ func TestSnapshotKilled(t *testing.T) {
 				t.Errorf("%d of %d runs were killed, the program ended %d times", killed, kills, ended)
 			}
 			k.rest(t)
-			vos(t, "checkpoint", k.target(), "-D", filepath.Join(folder, "image"), "--leave-running").expect(t, 0)
+			vos(t, k.command("checkpoint", k.target(), "-D", filepath.Join(folder, "image"), "--leave-running")...).expect(t, 0)
 			if left, err := os.ReadDir(folder); err != nil || len(left) != 2 {
 				t.Errorf("left %v, %v", left, err)
 			}
@@ -282,6 +327,11 @@ func (k *kept) built(t *testing.T) (there bool) {
 		reap(t)
 		text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", k.pid))
 		there = err == nil
+		for _, pid := range k.members {
+			if _, err := os.Stat(fmt.Sprintf("/proc/%d", pid)); !there && err == nil {
+				return false
+			}
+		}
 		return !there || strings.Contains(string(text), "TracerPid:\t0") && !dead(t, k.pid)
 	})
 	return there

@@ -1,0 +1,246 @@
+package live
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"os/user"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/virtualizing-os/vos/internal/testbed"
+)
+
+// freePort is a port of the loopback address that nobody listens at.
+func freePort(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	_, port, err := net.SplitHostPort(l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return port
+}
+
+// startAlone starts a program in a session of its own, with no descriptors of the tests.
+func startAlone(t *testing.T, command ...string) (pid int) {
+	t.Helper()
+	cmd := exec.Command(testbed.MustCompile(t, testbed.Build{Name: "alone", Source: text(t, "alone.c")}), command...)
+	cmd.Dir = "/"
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		pids := tree(t, cmd.Process.Pid)
+		for i := range pids {
+			_ = syscall.Kill(pids[i].pid, syscall.SIGKILL) // it may have ended
+		}
+		reapAll(pids)
+	})
+	return cmd.Process.Pid
+}
+
+// A relative is a process with its place among others.
+type relative struct{ pid, parent, group, session int }
+
+// tree is a process with all that descends from it; none if it is not there.
+func tree(t *testing.T, root int) (all []relative) {
+	t.Helper()
+	for next := []int{root}; len(next) > 0; next = next[1:] {
+		pid := next[0]
+		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+		if err != nil {
+			continue
+		}
+		fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
+		number := func(i int) int {
+			n, err := strconv.Atoi(fields[i])
+			if err != nil {
+				t.Fatal(err)
+			}
+			return n
+		}
+		r := relative{pid, number(1), number(2), number(3)}
+		if pid == root {
+			r.parent = 0
+		}
+		all = append(all, r)
+		children, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pid, pid))
+		if err != nil {
+			continue
+		}
+		for _, field := range strings.Fields(string(children)) {
+			child, err := strconv.Atoi(field)
+			if err != nil {
+				t.Fatal(err)
+			}
+			next = append(next, child)
+		}
+	}
+	slices.SortFunc(all, func(a, b relative) int { return a.pid - b.pid })
+	return all
+}
+
+// reapAll waits for processes that have become the tests' children.
+func reapAll(all []relative) {
+	for _, r := range all {
+		var status syscall.WaitStatus
+		_, _ = syscall.Wait4(r.pid, &status, 0, nil) // not ours: its parent has waited for it
+	}
+}
+
+// TestSnapshotTrees checkpoints servers of several processes, ends them, and builds them
+// again: the same processes with the same relations, that work.
+func TestSnapshotTrees(t *testing.T) {
+	cycles := 3
+	if soak {
+		cycles = 20
+	}
+	for name, start := range map[string]func(*testing.T) (root int, works func(t *testing.T)){"nginx": nginxTree, "PostgreSQL": postgresTree} {
+		t.Run(name, func(t *testing.T) {
+			root, works := start(t)
+			target := strconv.Itoa(root)
+			folder := t.TempDir()
+			works(t)
+			for n := range cycles {
+				settled(t, target)
+				before := tree(t, root)
+				now, later := filepath.Join(folder, fmt.Sprint("now", n)), filepath.Join(folder, fmt.Sprint("later", n))
+				vos(t, "checkpoint", target, "--tree", "-D", now, "--leave-running").expect(t, 0)
+				works(t)
+				settled(t, target)
+				before = tree(t, root)
+				vos(t, "checkpoint", target, "--tree", "-D", later).expect(t, 0)
+				reapAll(before)
+				vos(t, "restore", "-D", later).expect(t, 0)
+				if after := tree(t, root); !slices.Equal(after, before) {
+					t.Fatalf("processes, parents, groups and sessions were %v and are %v", before, after)
+				}
+				for _, r := range before {
+					checkFree(t, r.pid)
+				}
+				works(t)
+			}
+		})
+	}
+}
+
+// settled waits until a tree can be kept: no connection is open, no child just ends.
+func settled(t *testing.T, target string) {
+	t.Helper()
+	await(t, "its connections to be closed", func() bool { return vos(t, "check", "--tree", target).Code == 0 })
+}
+
+func nginxTree(t *testing.T) (int, func(t *testing.T)) {
+	folder := publicFolder(t)
+	port := freePort(t)
+	configuration := fmt.Sprintf(`daemon off; worker_processes 3; pid %[1]s/pid; error_log %[1]s/errors;
+events { worker_connections 64; }
+http { access_log %[1]s/access; client_body_temp_path %[1]s/t1; proxy_temp_path %[1]s/t2; fastcgi_temp_path %[1]s/t3;
+uwsgi_temp_path %[1]s/t4; scgi_temp_path %[1]s/t5; server { listen 127.0.0.1:%[2]s; location / { return 200 "$pid\n"; } } }
+`, folder, port)
+	file := filepath.Join(folder, "conf")
+	if err := os.WriteFile(file, []byte(configuration), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	root := startAlone(t, testbed.NeedTool(t, "nginx"), "-c", file)
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 30 * time.Second}
+	answer := func() (int, error) {
+		r, err := client.Get("http://127.0.0.1:" + port)
+		if err != nil {
+			return 0, err
+		}
+		defer r.Body.Close()
+		body, err := io.ReadAll(r.Body)
+		if err != nil {
+			return 0, err
+		}
+		return strconv.Atoi(strings.TrimSpace(string(body)))
+	}
+	await(t, "nginx to answer", func() bool { _, err := answer(); return err == nil && len(tree(t, root)) == 4 })
+	reloads := 0
+	return root, func(t *testing.T) {
+		t.Helper()
+		workers := tree(t, root)[1:]
+		for range 20 {
+			pid, err := answer()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !slices.ContainsFunc(workers, func(r relative) bool { return r.pid == pid }) {
+				t.Fatalf("answered by %d, which is none of %v", pid, workers)
+			}
+		}
+		// The master starts other workers, and ends these.
+		if reloads++; reloads%2 == 0 {
+			if err := syscall.Kill(root, syscall.SIGHUP); err != nil {
+				t.Fatal(err)
+			}
+			await(t, "other workers", func() bool {
+				now := tree(t, root)
+				return len(now) == 4 && !slices.ContainsFunc(now[1:], func(r relative) bool { return slices.Contains(workers, r) })
+			})
+		}
+	}
+}
+
+func postgresTree(t *testing.T) (int, func(t *testing.T)) {
+	programs, err := filepath.Glob("/usr/lib/postgresql/*/bin/postgres")
+	if err != nil || len(programs) == 0 {
+		t.Fatal("postgres is not installed: scripts/deps.sh does it")
+	}
+	bin := filepath.Dir(programs[len(programs)-1])
+	account, err := user.Lookup("postgres")
+	if err != nil {
+		t.Fatal(err)
+	}
+	folder := publicFolder(t)
+	database := filepath.Join(folder, "data")
+	uid, err := strconv.Atoi(account.Uid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chown(folder, uid, -1); err != nil {
+		t.Fatal(err)
+	}
+	as := []string{testbed.NeedTool(t, "setpriv"), "--reuid=" + account.Uid, "--regid=" + account.Gid, "--clear-groups"}
+	initdb := exec.Command(as[0], append(as[1:], filepath.Join(bin, "initdb"), "-D", database, "-A", "trust", "-U", "vos", "-E", "UTF8",
+		"--locale=C", "--no-sync", "--no-instructions")...)
+	initdb.Dir = folder
+	if out, err := initdb.CombinedOutput(); err != nil {
+		t.Fatalf("initdb: %v: %s", err, out)
+	}
+	port := freePort(t)
+	root := startAlone(t, append(as, filepath.Join(bin, "postgres"), "-D", database, "-p", port, "-c", "listen_addresses=127.0.0.1",
+		"-c", "unix_socket_directories=", "-c", "fsync=off", "-c", "autovacuum=off", "-c", "jit=off", "-c", "shared_buffers=16MB")...)
+	query := func(text string) (string, error) {
+		out, err := exec.Command(filepath.Join(bin, "psql"), "-h", "127.0.0.1", "-p", port, "-U", "vos", "-Atqc", text, "postgres").CombinedOutput()
+		return strings.TrimSpace(string(out)), err
+	}
+	await(t, "PostgreSQL to answer", func() bool { _, err := query("select 1"); return err == nil })
+	if out, err := query("create table t (n int, words text); insert into t select n, repeat('word ', n % 50) from generate_series(1, 20000) n"); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	rows := 20000
+	return root, func(t *testing.T) {
+		t.Helper()
+		rows++
+		out, err := query(fmt.Sprintf("insert into t values (%d, 'more'); select count(*), sum(n) from t", rows))
+		if want := fmt.Sprintf("%d|%d", rows, rows*(rows+1)/2); err != nil || out != want {
+			t.Fatalf("%v: %q, want %q", err, out, want)
+		}
+	}
+}
