@@ -583,6 +583,7 @@ func TestControlCheckpoint(t *testing.T) {
 	}
 	vos(t, "image", images[0]).expect(t, 0)
 	k.next(t)
+	k.rest(t)
 	t.Setenv("XDG_STATE_HOME", "")
 	t.Setenv("HOME", "")
 	if r := vos(t, "ctl", k.target(), "checkpoint").expect(t, 1); !strings.Contains(r.Stderr, "HOME") {
