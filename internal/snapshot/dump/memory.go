@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/virtualizing-os/vos/internal/api"
 	"github.com/virtualizing-os/vos/internal/image"
@@ -60,6 +61,8 @@ func lookAtMemory(p *procfs.Process, t *tracker) (*memory, error) {
 				m.refuse(refused(codeMoving, processSubject(p.PID()), "its mappings change all the time", "try again"))
 				return m, nil
 			}
+			// Programs that map much do it for a while, and then not.
+			time.Sleep(time.Duration(n) * 2 * time.Millisecond)
 			continue
 		}
 		for _, mapping := range m.maps {

@@ -105,7 +105,7 @@ static void *churn(void *arg) {
 	static int there[SLOTS];
 	uint64_t seed = 362436069, version = 0;
 	while (!ending) {
-		for (uint64_t n = next(&seed) % 200; n && !ending; n--) {
+		for (uint64_t n = next(&seed) % 100; n && !ending; n--) {
 			size_t s = next(&seed) % SLOTS, o = next(&seed) % SLOTS, page = next(&seed) % (SLOT / PAGE);
 			char *at = window + s * SLOT, *to = window + o * SLOT;
 			if (there[s])
