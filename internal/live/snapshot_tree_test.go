@@ -117,12 +117,11 @@ func TestSnapshotTrees(t *testing.T) {
 			works(t)
 			for n := range cycles {
 				settled(t, target)
-				before := tree(t, root)
 				now, later := filepath.Join(folder, fmt.Sprint("now", n)), filepath.Join(folder, fmt.Sprint("later", n))
 				vos(t, "checkpoint", target, "--tree", "-D", now, "--leave-running").expect(t, 0)
 				works(t)
 				settled(t, target)
-				before = tree(t, root)
+				before := tree(t, root)
 				vos(t, "checkpoint", target, "--tree", "-D", later).expect(t, 0)
 				reapAll(before)
 				vos(t, "restore", "-D", later).expect(t, 0)
