@@ -27,6 +27,7 @@ type Check struct {
 	KeptBytes      uint64    `json:"kept_bytes"`     // of memory that an image would hold, as of now
 	Descriptors    int       `json:"descriptors"`    //
 	Refusals       []Refusal `json:"refusals"`       // what stands in the way
+	Notes          []string  `json:"notes"`          // what a restore takes beside the image
 }
 
 // CheckpointRequest asks to write the state of a program down.

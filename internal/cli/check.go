@@ -68,8 +68,11 @@ func (a *app) checkPrograms(ctx context.Context, x api.Executive, r api.CheckReq
 		for _, refusal := range c.Refusals {
 			a.stderr.refusal(fmt.Sprintf("%s (%d)", quoted(c.Program), c.PID), refusal)
 		}
+		for _, note := range c.Notes {
+			a.stderr.notef("%s (%d): %s", quoted(c.Program), c.PID, note)
+		}
 		if a.json {
-			c.Refusals = list(c.Refusals)
+			c.Refusals, c.Notes = list(c.Refusals), list(c.Notes)
 			return a.printJSON(c)
 		}
 		t.add(

@@ -98,6 +98,9 @@ func TestConnections(t *testing.T) {
 			}
 			idle := k.connect(t)
 			c := k.connect(t)
+			if got := vos(t, "check", k.target()).expect(t, 0); !strings.Contains(got.Stderr, "it has 2 connections") {
+				t.Errorf("check does not say what connections take: %q", got.Stderr)
+			}
 			for n := range cycles {
 				now, later := filepath.Join(folder, fmt.Sprint("now", n)), filepath.Join(folder, fmt.Sprint("later", n))
 				vos(t, "checkpoint", k.target(), "-D", now, "--leave-running").expect(t, 0)

@@ -29,7 +29,7 @@ func (Machine) Check(ctx context.Context, r api.CheckRequest, emit func(api.Chec
 			err = errors.Join(plan.Close(), emit(api.Check{
 				PID: p.PID(), Program: plan.Program, Model: string(plan.Model), Checkpointable: len(plan.Refusals) == 0,
 				Threads: plan.Threads, MappedBytes: plan.Mapped, KeptBytes: plan.Kept, Descriptors: plan.Handles,
-				Refusals: plan.Refusals,
+				Refusals: plan.Refusals, Notes: plan.Notes,
 			}))
 		} else {
 			err = fmt.Errorf("check process %d: %w", p.PID(), err)

@@ -70,6 +70,21 @@ func Look(ctx context.Context, processes []*procfs.Process, o Options) (*Found, 
 // Model returns how much of the program's surroundings its descriptors need.
 func (f *Found) Model() image.Model { return f.model }
 
+// Notes say what making the descriptors again takes beside the image.
+func (f *Found) Notes() []string {
+	seen, n := map[uint64]bool{}, 0
+	for _, h := range f.known {
+		if s := h.Socket; s != nil && s.Protocol == "tcp" && s.Remote.IsValid() && !seen[h.Inode] && !f.inherited(&h) {
+			seen[h.Inode] = true
+			n++
+		}
+	}
+	if n == 0 || !f.ends {
+		return nil
+	}
+	return []string{fmt.Sprintf("it has %d connections, which go on where it is restored on this machine within %v of a checkpoint that ends it; until then nf_tables drops their packets, and their peers wait", n, HeldFor)}
+}
+
 func modelOf(handles []handle.Handle) image.Model {
 	model := image.Minimal
 	for _, h := range handles {

@@ -43,11 +43,12 @@ type Plan struct {
 	Program  string
 	Model    image.Model
 	Refusals []api.Refusal
-	PIDs     []int  // of all processes, parents before their children
-	Threads  int    // of all of them
-	Mapped   uint64 // bytes of address space
-	Kept     uint64 // bytes of memory that the image would hold
-	Handles  int    // descriptors
+	PIDs     []int    // of all processes, parents before their children
+	Threads  int      // of all of them
+	Mapped   uint64   // bytes of address space
+	Kept     uint64   // bytes of memory that the image would hold
+	Handles  int      // descriptors
+	Notes    []string // what a restore takes beside the image
 
 	members []*member // parents before their children
 	found   *descriptor.Found
@@ -131,7 +132,7 @@ func Look(ctx context.Context, p *procfs.Process, o Options) (_ *Plan, err error
 		return nil, err
 	}
 	plan.Refusals = append(plan.Refusals, refusals...)
-	plan.Model = larger(plan.Model, plan.found.Model())
+	plan.Model, plan.Notes = larger(plan.Model, plan.found.Model()), plan.found.Notes()
 	return plan, nil
 }
 
