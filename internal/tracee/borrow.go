@@ -192,7 +192,7 @@ func (s *Session) prepare(b *borrowed, area scratch) error {
 		return err
 	}
 	b.regs = t.regs
-	way := home{regs: homeRegisters(t.regs)}
+	way := home{regs: s.wayHome(t)}
 	var err error
 	if b.seccomp, err = readSeccomp(t.tid, b.seccompMode); err != nil {
 		return err

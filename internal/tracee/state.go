@@ -77,6 +77,17 @@ func (s *Session) ThreadStates() ([]ThreadState, error) {
 	return states, nil
 }
 
+// wayHome returns the registers that rt_sigreturn must load so that a stopped thread goes
+// on. The kernel has forgotten what restart_syscall would go on with by then, and would
+// answer EINTR: the call is made anew, where the code tells which it was.
+func (s *Session) wayHome(t *thread) kernel.Registers {
+	regs := homeRegisters(t.regs)
+	if err := s.nameRestarted(t, &regs); err != nil {
+		return homeRegisters(t.regs)
+	}
+	return regs
+}
+
 // nameRestarted gives a thread that is to go on with a system call by restart_syscall,
 // as it was interrupted more than once, that call to make: what restart_syscall would go
 // on with only this thread's kernel knows. Its number stands in the instruction before
