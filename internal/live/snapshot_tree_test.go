@@ -2,6 +2,8 @@ package live
 
 import (
 	"bytes"
+	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -13,6 +15,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -143,19 +146,134 @@ func settled(t *testing.T, target string) {
 	await(t, "its connections to be closed", func() bool { return vos(t, "check", "--tree", target).Code == 0 })
 }
 
-func nginxTree(t *testing.T) (int, func(t *testing.T)) {
-	folder := publicFolder(t)
-	port := freePort(t)
-	configuration := fmt.Sprintf(`daemon off; worker_processes 3; pid %[1]s/pid; error_log %[1]s/errors;
-events { worker_connections 64; }
-http { access_log %[1]s/access; client_body_temp_path %[1]s/t1; proxy_temp_path %[1]s/t2; fastcgi_temp_path %[1]s/t3;
-uwsgi_temp_path %[1]s/t4; scgi_temp_path %[1]s/t5; server { listen 127.0.0.1:%[2]s; location / { return 200 "$pid\n"; } } }
-`, folder, port)
-	file := filepath.Join(folder, "conf")
-	if err := os.WriteFile(file, []byte(configuration), 0o644); err != nil {
+// endAndRestore ends a tree behind its checkpoint, and builds it again.
+func endAndRestore(t *testing.T, root int, image string) {
+	t.Helper()
+	target := strconv.Itoa(root)
+	settled(t, target)
+	before := tree(t, root)
+	vos(t, "checkpoint", target, "--tree", "-D", image).expect(t, 0)
+	reapAll(before)
+	vos(t, "restore", "-D", image).expect(t, 0)
+	if after := tree(t, root); !slices.Equal(after, before) {
+		t.Fatalf("processes, parents, groups and sessions were %v and are %v", before, after)
+	}
+}
+
+// TestSnapshotTransactions checkpoints PostgreSQL in the middle of transactions, ends it,
+// and builds it again: its clients, pgbench, wait, and lose nothing.
+func TestSnapshotTransactions(t *testing.T) {
+	cycles, transactions := 3, 2000
+	if soak {
+		cycles, transactions = 20, 20000
+	}
+	root, port, query := postgres(t)
+	pgbench := filepath.Join(postgresBin(t), "pgbench")
+	common := []string{"-h", "127.0.0.1", "-p", port, "-U", "vos", "postgres"}
+	if out, err := exec.Command(pgbench, append([]string{"-i", "-q", "-s", "1"}, common...)...).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	folder := t.TempDir()
+	clients := exec.Command(pgbench, append([]string{"-c", "4", "-t", strconv.Itoa(transactions)}, common...)...)
+	var out bytes.Buffer
+	clients.Stdout, clients.Stderr = &out, &out
+	if err := clients.Start(); err != nil {
 		t.Fatal(err)
 	}
-	root := startAlone(t, testbed.NeedTool(t, "nginx"), "-c", file)
+	done := make(chan error, 1)
+	go func() { done <- clients.Wait() }()
+	held := 0
+	for n := range cycles {
+		await(t, "its four clients", func() bool { return len(tree(t, root)) >= 8 })
+		select {
+		case err := <-done:
+			done <- err
+			continue
+		default:
+		}
+		held++
+		endAndRestore(t, root, filepath.Join(folder, strconv.Itoa(n)))
+	}
+	select {
+	case err := <-done:
+		if err != nil || !strings.Contains(out.String(), fmt.Sprintf("%d/%[1]d", 4*transactions)) {
+			t.Fatalf("pgbench: %v: %s", err, out.String())
+		}
+	case <-time.After(5 * time.Minute):
+		_ = clients.Process.Kill()
+		t.Fatalf("pgbench does not end: %s", out.String())
+	}
+	if held == 0 {
+		t.Error("the transactions were over before the first checkpoint")
+	}
+	sums, err := query(`select count(distinct sum) || '|' || (select count(*) from pgbench_history) from (
+select sum(abalance) from pgbench_accounts union all select sum(tbalance) from pgbench_tellers
+union all select sum(bbalance) from pgbench_branches union all select sum(delta) from pgbench_history) s`)
+	if want := fmt.Sprintf("1|%d", 4*transactions); err != nil || sums != want {
+		t.Errorf("%v: sums that differ, and rows: %q, want %q", err, sums, want)
+	}
+}
+
+// TestSnapshotKeptAlive checkpoints nginx with its workers while clients ask it by
+// connections that stay open, ends it, and builds it again: each request is answered, by
+// the same connections.
+func TestSnapshotKeptAlive(t *testing.T) {
+	cycles := 3
+	if soak {
+		cycles = 20
+	}
+	root, port := nginxAlone(t)
+	const clients = 4
+	stop, failures := make(chan struct{}), make(chan error, clients)
+	var served, opened atomic.Int64
+	for range clients {
+		client := &http.Client{Timeout: time.Minute, Transport: &http.Transport{DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+			opened.Add(1)
+			return (&net.Dialer{}).DialContext(ctx, network, address)
+		}}}
+		go func() {
+			for {
+				select {
+				case <-stop:
+					failures <- nil
+					return
+				default:
+				}
+				r, err := client.Get("http://127.0.0.1:" + port)
+				if err == nil {
+					_, err = io.Copy(io.Discard, r.Body)
+					err = errors.Join(err, r.Body.Close())
+				}
+				if err != nil {
+					failures <- err
+					return
+				}
+				served.Add(1)
+			}
+		}()
+	}
+	folder := t.TempDir()
+	for n := range cycles {
+		before := served.Load()
+		await(t, "requests to be answered", func() bool { return served.Load() > before+100 || len(failures) > 0 })
+		endAndRestore(t, root, filepath.Join(folder, strconv.Itoa(n)))
+		before = served.Load()
+		await(t, "requests to be answered", func() bool { return served.Load() > before+100 || len(failures) > 0 })
+	}
+	close(stop)
+	for range clients {
+		if err := <-failures; err != nil {
+			t.Error(err)
+		}
+	}
+	if opened.Load() != clients {
+		t.Errorf("%d connections were opened by %d clients", opened.Load(), clients)
+	}
+	t.Logf("%d requests over %d connections", served.Load(), opened.Load())
+}
+
+func nginxTree(t *testing.T) (int, func(t *testing.T)) {
+	root, port := nginxAlone(t)
 	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 30 * time.Second}
 	answer := func() (int, error) {
 		r, err := client.Get("http://127.0.0.1:" + port)
@@ -169,7 +287,6 @@ uwsgi_temp_path %[1]s/t4; scgi_temp_path %[1]s/t5; server { listen 127.0.0.1:%[2
 		}
 		return strconv.Atoi(strings.TrimSpace(string(body)))
 	}
-	await(t, "nginx to answer", func() bool { _, err := answer(); return err == nil && len(tree(t, root)) == 4 })
 	reloads := 0
 	return root, func(t *testing.T) {
 		t.Helper()
@@ -196,12 +313,60 @@ uwsgi_temp_path %[1]s/t4; scgi_temp_path %[1]s/t5; server { listen 127.0.0.1:%[2
 	}
 }
 
-func postgresTree(t *testing.T) (int, func(t *testing.T)) {
+// nginxAlone starts nginx with three workers.
+func nginxAlone(t *testing.T) (root int, port string) {
+	folder := publicFolder(t)
+	port = freePort(t)
+	configuration := fmt.Sprintf(`daemon off; worker_processes 3; pid %[1]s/pid; error_log %[1]s/errors;
+events { worker_connections 64; }
+http { access_log %[1]s/access; keepalive_requests 100000000; client_body_temp_path %[1]s/t1; proxy_temp_path %[1]s/t2; fastcgi_temp_path %[1]s/t3;
+uwsgi_temp_path %[1]s/t4; scgi_temp_path %[1]s/t5; server { listen 127.0.0.1:%[2]s; location / { return 200 "$pid\n"; } } }
+`, folder, port)
+	file := filepath.Join(folder, "conf")
+	if err := os.WriteFile(file, []byte(configuration), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	root = startAlone(t, testbed.NeedTool(t, "nginx"), "-c", file)
+	await(t, "nginx to answer", func() bool {
+		c, err := net.Dial("tcp", "127.0.0.1:"+port)
+		if err == nil {
+			c.Close()
+		}
+		return err == nil && len(tree(t, root)) == 4
+	})
+	return root, port
+}
+
+// postgresBin is where PostgreSQL's programs are.
+func postgresBin(t *testing.T) string {
+	t.Helper()
 	programs, err := filepath.Glob("/usr/lib/postgresql/*/bin/postgres")
 	if err != nil || len(programs) == 0 {
 		t.Fatal("postgres is not installed: scripts/deps.sh does it")
 	}
-	bin := filepath.Dir(programs[len(programs)-1])
+	return filepath.Dir(programs[len(programs)-1])
+}
+
+func postgresTree(t *testing.T) (int, func(t *testing.T)) {
+	root, _, query := postgres(t)
+	if out, err := query("create table t (n int, words text); insert into t select n, repeat('word ', n % 50) from generate_series(1, 20000) n"); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	rows := 20000
+	return root, func(t *testing.T) {
+		t.Helper()
+		rows++
+		out, err := query(fmt.Sprintf("insert into t values (%d, 'more'); select count(*), sum(n) from t", rows))
+		if want := fmt.Sprintf("%d|%d", rows, rows*(rows+1)/2); err != nil || out != want {
+			t.Fatalf("%v: %q, want %q", err, out, want)
+		}
+	}
+}
+
+// postgres starts PostgreSQL with a fresh database.
+func postgres(t *testing.T) (root int, port string, query func(string) (string, error)) {
+	t.Helper()
+	bin := postgresBin(t)
 	account, err := user.Lookup("postgres")
 	if err != nil {
 		t.Fatal(err)
@@ -222,24 +387,13 @@ func postgresTree(t *testing.T) (int, func(t *testing.T)) {
 	if out, err := initdb.CombinedOutput(); err != nil {
 		t.Fatalf("initdb: %v: %s", err, out)
 	}
-	port := freePort(t)
-	root := startAlone(t, append(as, filepath.Join(bin, "postgres"), "-D", database, "-p", port, "-c", "listen_addresses=127.0.0.1",
+	port = freePort(t)
+	root = startAlone(t, append(as, filepath.Join(bin, "postgres"), "-D", database, "-p", port, "-c", "listen_addresses=127.0.0.1",
 		"-c", "unix_socket_directories=", "-c", "fsync=off", "-c", "autovacuum=off", "-c", "jit=off", "-c", "shared_buffers=16MB")...)
-	query := func(text string) (string, error) {
+	query = func(text string) (string, error) {
 		out, err := exec.Command(filepath.Join(bin, "psql"), "-h", "127.0.0.1", "-p", port, "-U", "vos", "-Atqc", text, "postgres").CombinedOutput()
 		return strings.TrimSpace(string(out)), err
 	}
 	await(t, "PostgreSQL to answer", func() bool { _, err := query("select 1"); return err == nil })
-	if out, err := query("create table t (n int, words text); insert into t select n, repeat('word ', n % 50) from generate_series(1, 20000) n"); err != nil {
-		t.Fatalf("%v: %s", err, out)
-	}
-	rows := 20000
-	return root, func(t *testing.T) {
-		t.Helper()
-		rows++
-		out, err := query(fmt.Sprintf("insert into t values (%d, 'more'); select count(*), sum(n) from t", rows))
-		if want := fmt.Sprintf("%d|%d", rows, rows*(rows+1)/2); err != nil || out != want {
-			t.Fatalf("%v: %q, want %q", err, out, want)
-		}
-	}
+	return root, port, query
 }
