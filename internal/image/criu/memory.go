@@ -130,7 +130,7 @@ func (x *export) inObject(p *image.Process, m *image.Mapping, to *vma) {
 		to.Flags |= syscall.MAP_ANON
 		to.ID = uint64(x.object(m.Object))
 	default:
-		x.refuse(fmt.Sprintf("mapping %#x-%#x of process %d", m.Start, m.End, p.PID), "it is of "+o.Kind+" memory", noRemedy)
+		x.refuse(fmt.Sprintf("mapping %#x-%#x of process %d", m.Start, m.End, p.PID), "it is of "+o.Kind+" memory without an IPC namespace of the program's own", noRemedy)
 	}
 }
 
