@@ -21,7 +21,7 @@ func TestParseStat(t *testing.T) {
 	want := Stat{
 		PID: 4711, Command: "a) b (c\n) R 1 2", State: 'S', PPID: 1, ProcessGrp: 4711, Session: 4711,
 		Terminal: 34816, Flags: 4194560, MinorFaults: 1234, MajorFaults: 5, UserTicks: 17, SystemTicks: 4,
-		Threads: 12, StartTicks: 86400, VirtualSize: 223113216, ResidentSet: 1409,
+		Threads: 12, StartTicks: 86400, VirtualSize: 223113216, ResidentSet: 1409, ExitSignal: 17,
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
@@ -29,7 +29,7 @@ func TestParseStat(t *testing.T) {
 	if age := got.Age(1000 * time.Second); age != 136*time.Second {
 		t.Errorf("age %v, want 136s", age)
 	}
-	thread, err := ParseStat([]byte("2 (kthreadd) S 0 0 0 0 -1 2129984 0 0 0 0 0 0 0 0 20 0 1 0 5 0 0 18446744073709551615 0\n"))
+	thread, err := ParseStat([]byte("2 (kthreadd) S 0 0 0 0 -1 2129984 0 0 0 0 0 0 0 0 20 0 1 0 5 0 0 18446744073709551615 0 0 0 0 0 0 0 2147483647 0 0 0 0 17 1 0 0 0 0 0 0 0 0 0 0 0 0 0\n"))
 	if err != nil || !thread.KernelThread() {
 		t.Errorf("%+v, %v: want a kernel thread", thread, err)
 	}

@@ -31,6 +31,7 @@ type Stat struct {
 	StartTicks  uint64 // after boot, in ClockTicks a second
 	VirtualSize uint64 // bytes
 	ResidentSet uint64 // pages; Status is more exact
+	ExitSignal  int    // that its parent gets when it ends
 }
 
 // KernelThread reports whether it is a thread of the kernel.
@@ -104,6 +105,10 @@ func ParseStat(text []byte) (Stat, error) {
 	s.StartTicks = fields.unsigned(10)
 	s.VirtualSize = fields.unsigned(10)
 	s.ResidentSet = fields.unsigned(10)
+	for range 13 { // rsslim to cnswap
+		fields.field()
+	}
+	s.ExitSignal = int(fields.signed())
 	if fields.err != nil {
 		return Stat{}, fmt.Errorf("parse stat: %w", fields.err)
 	}

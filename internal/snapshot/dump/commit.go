@@ -3,12 +3,10 @@ package dump
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io/fs"
 	"os"
 	"slices"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/virtualizing-os/vos/internal/api"
@@ -88,6 +86,9 @@ func (p *Plan) Commit(ctx context.Context, w *image.Writer) (result Result, err 
 	if err != nil {
 		return result, err
 	}
+	if !p.options.LeaveRunning {
+		k.awaitEnd()
+	}
 	if p.options.LeaveRunning {
 		if k.bytes, err = w.Commit(k.image); err != nil {
 			return result, err
@@ -161,9 +162,12 @@ func (c *commit) lookAgain() (err error) {
 // held holds all processes still, writes them down, and ends them or lets them go.
 func (k *whole) held(ctx context.Context) (err error) {
 	var holds []*hold
+	ended := false
 	defer func() {
 		for i := len(holds) - 1; i >= 0; i-- {
-			err = errors.Join(err, holds[i].release())
+			if failed := holds[i].release(); !ended { // what has ended can't be let go
+				err = errors.Join(err, failed)
+			}
 		}
 		if len(holds) > 0 {
 			k.paused += holds[0].times.Pause // from before the others' first stop until after their last
@@ -173,6 +177,9 @@ func (k *whole) held(ctx context.Context) (err error) {
 		h := c.hold(ctx)
 		holds = append(holds, h)
 		if err := h.stopped(); err != nil {
+			if pid := c.Process.PID(); len(holds) > 1 && errors.Is(err, procfs.ErrGone) {
+				return refused(codeMoving, processSubject(pid), "it has just ended", "try again")
+			}
 			return err
 		}
 	}
@@ -186,6 +193,9 @@ func (k *whole) held(ctx context.Context) (err error) {
 			return err
 		}
 		img.Processes = append(img.Processes, b)
+	}
+	if refusals := refuseRelations(img.Processes); len(refusals) > 0 {
+		return joined(refusals)
 	}
 	objects := gather(k.parts, img.Processes)
 	if img.Objects, err = dumpObjects(objects, k.writer); err != nil {
@@ -225,11 +235,9 @@ func (k *whole) held(ctx context.Context) (err error) {
 	if err := kept.Leaving.Hold(); err != nil {
 		return err
 	}
-	// Children first: if vos is killed in between, a parent that lives knows what to do.
-	for i := len(img.Processes) - 1; i >= 0; i-- {
-		if err := syscall.Kill(img.Processes[i].PID, syscall.SIGKILL); err != nil {
-			return fmt.Errorf("end process %d behind its checkpoint: %w", img.Processes[i].PID, err)
-		}
+	ended = true
+	if err := endAll(img.Processes, holds[0]); err != nil {
+		return err
 	}
 	if note := kept.Leaving.Ended(); note != "" {
 		k.notes = append(k.notes, note)

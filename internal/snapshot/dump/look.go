@@ -121,6 +121,11 @@ func Look(ctx context.Context, p *procfs.Process, o Options) (_ *Plan, err error
 	}
 	if len(plan.members) > 1 {
 		plan.Model = image.Full
+		bases := make([]image.Process, len(plan.members))
+		for i, m := range plan.members {
+			bases[i] = m.base
+		}
+		plan.Refusals = append(plan.Refusals, refuseRelations(bases)...)
 	}
 	sharers, err := plan.lookAtSharers()
 	if err != nil {
@@ -242,7 +247,7 @@ func (p *member) lookAtProcess(stat procfs.Stat, status procfs.Status) error {
 		return err
 	}
 	b := &p.base
-	b.PID, b.Parent, b.Program, b.ExitSignal = pid, p.parent, stat.Command, 17 // SIGCHLD
+	b.PID, b.Parent, b.Program, b.ExitSignal = pid, p.parent, stat.Command, stat.ExitSignal
 	b.Group, b.Session, b.Umask = stat.ProcessGrp, stat.Session, status.Umask
 	b.NoNewPrivileges = status.NoNewPrivs
 	b.Credentials = credentials(status)

@@ -9,6 +9,8 @@ import (
 // Refusals of checkpoints.
 const (
 	codeChildren   api.Code = "child_processes"
+	codeSession    api.Code = "session_lost"
+	codeGroup      api.Code = "process_group_lost"
 	codeNamespace  api.Code = "foreign_namespace"
 	codeSeccomp    api.Code = "seccomp_filter"
 	codeTerminal   api.Code = "controlling_terminal"

@@ -50,12 +50,13 @@ func (p *Plan) commit(ctx context.Context, result *Result) (err error) {
 
 	var starter *task
 	var built []*process
+	var watch *guard
 	defer func() {
 		if panicked := recover(); panicked != nil {
 			err = fmt.Errorf("panic while process %d was built: %v\n%s", img.Processes[0].PID, panicked, debug.Stack())
 		}
 		if err != nil {
-			err = errors.Join(err, t.end(starter, built))
+			err = errors.Join(err, t.dismiss(watch), t.end(starter, built))
 			for _, b := range built {
 				err = errors.Join(err, b.unmakeAll())
 			}
@@ -127,7 +128,12 @@ func (p *Plan) commit(ctx context.Context, result *Result) (err error) {
 			return err
 		}
 	}
-	if err := t.leaveAll(exits); err != nil {
+	if len(built) > 1 {
+		if watch, err = t.keepGuard(built); err != nil {
+			return err
+		}
+	}
+	if err := t.leaveAll(exits, watch); err != nil {
 		return err
 	}
 	built = nil

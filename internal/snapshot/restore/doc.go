@@ -30,6 +30,9 @@
 // from which they go on by themselves, with the program's registers. Before it every
 // failure, a panic too, kills and reaps what was built.
 //
+// The threads of several processes can't be let go by one system call. There a guard (guard.go)
+// kills all of them when vOS dies, until it is ended itself: that is the point then.
+//
 // While it is built the process blocks all signals but SIGTRAP, by which the interpreter
 // ends: what others send it waits until it runs.
 package restore

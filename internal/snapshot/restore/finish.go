@@ -161,9 +161,8 @@ func (p *process) prepareLeave(of *image.Process, trap *image.Action) (*exit, er
 }
 
 // leaveAll lets the processes go. Up to its end they die with vOS, and from there on they
-// are the program's. The root, which stands first, outlives those behind it if vOS dies
-// in between: to it they have ended.
-func (t *tracer) leaveAll(exits []*exit) error {
+// are the program's. Of several, the end of the guard makes the difference.
+func (t *tracer) leaveAll(exits []*exit, watch *guard) error {
 	if err := t.ctx.Err(); err != nil {
 		return err
 	}
@@ -176,6 +175,9 @@ func (t *tracer) leaveAll(exits []*exit) error {
 				return err
 			}
 		}
+	}
+	if err := t.dismiss(watch); err != nil {
+		return err
 	}
 	// The program is there. Where its connections can't be let go, they are so by
 	// themselves in some seconds.

@@ -78,7 +78,10 @@ const tracing = kernel.ExitKill | kernel.TraceSysGood
 
 // start starts the starter, in a session of its own, and stops it. It dies with the calling OS thread, which becomes its tracer. A task that
 // comes with an error is to be killed.
-func (t *tracer) start() (_ *task, err error) {
+func (t *tracer) start() (_ *task, err error) { return t.startWith(nil) }
+
+// startWith starts one that has a file as its standard input.
+func (t *tracer) startWith(input *os.File) (_ *task, err error) {
 	program, ground, err := newStarter()
 	if err != nil {
 		return nil, err
@@ -90,8 +93,11 @@ func (t *tracer) start() (_ *task, err error) {
 	}
 	defer func() { err = errors.Join(err, null.Close()) }()
 
+	if input == nil {
+		input = null
+	}
 	attr := &syscall.ProcAttr{
-		Files: []uintptr{null.Fd(), null.Fd(), null.Fd()},
+		Files: []uintptr{input.Fd(), null.Fd(), null.Fd()},
 		Sys:   &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGKILL},
 	}
 	path := fmt.Sprintf("/proc/self/fd/%d", program.Fd())
