@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/virtualizing-os/vos/internal/image"
 	"github.com/virtualizing-os/vos/internal/testbed"
 )
 
@@ -97,6 +98,32 @@ func TestRestoredDeleted(t *testing.T) {
 			t.Errorf("it runs %s, %v", exe, err)
 		}
 	}
+	p.report(t)
+	// An image with a parent does not hold again what that holds.
+	for n, parent := range []string{"", filepath.Join(images, "second0")} {
+		args := []string{"checkpoint", strconv.Itoa(p.pid), "-D", filepath.Join(images, fmt.Sprint("second", n)), "--leave-running", "--inherit", "0,1,2"}
+		if parent != "" {
+			args = append(args, "--parent", parent)
+		}
+		vos(t, args...).expect(t, 0)
+	}
+	r, err := image.Open(filepath.Join(images, "second1"), image.ReadOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	older := 0
+	for _, o := range r.Image().Objects {
+		for _, run := range o.Pages {
+			if o.Name == soname && run.Place.Up == 1 {
+				older++
+			}
+		}
+	}
+	if older == 0 {
+		t.Errorf("the library is written again: %+v", r.Image().Objects)
+	}
+	p.cycle(t, filepath.Join(images, "behind them"))
 	p.report(t)
 	got, err := os.ReadFile(soname)
 	want, wantErr := os.ReadFile(second)

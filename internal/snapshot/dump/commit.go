@@ -56,6 +56,9 @@ func (p *Plan) Commit(ctx context.Context, w *image.Writer) (result Result, err 
 			return result, err
 		}
 	}
+	if err := k.keepFiles(); err != nil {
+		return result, err
+	}
 	const tries = 20
 	for n := 1; ; n++ {
 		for _, c := range k.parts {
@@ -104,6 +107,7 @@ type whole struct {
 	writer  *image.Writer
 	parts   []*commit // one for each member
 	machine image.Machine
+	files   keptFiles
 	image   *image.Image
 	bytes   int64
 	notes   []string
@@ -198,7 +202,7 @@ func (k *whole) held(ctx context.Context) (err error) {
 		return joined(refusals)
 	}
 	objects := gather(k.parts, img.Processes)
-	if img.Objects, err = dumpObjects(objects, k.writer); err != nil {
+	if img.Objects, err = dumpObjects(objects, k.writer, k.files); err != nil {
 		return err
 	}
 	place := func(device, inode uint64) (int, bool) { return placeOf(objects, device, inode) }

@@ -106,3 +106,75 @@ func (o *object) is(device, inode uint64) bool {
 	}
 	return o.device == device && o.inode == inode
 }
+
+// keptFiles are deleted files whose content is in the image, or in a parent of it, before
+// the program is held.
+type keptFiles []image.Object
+
+// keepFiles keeps the deleted files that are mapped privately, as libraries are. A program
+// that maps a file so takes it for one that does not change; whether it has is looked at
+// when the program is held.
+func (k *whole) keepFiles() error {
+	var before []image.Object
+	if parent := k.writer.Parent(); parent != nil {
+		before = parent.Image().Objects
+	}
+	buffer := make([]byte, chunk)
+	for _, c := range k.parts {
+		for i := range c.memory.objects {
+			o := &c.memory.objects[i]
+			if o.File == nil || o.shared || k.files.of(o.File) != nil {
+				continue
+			}
+			if older := keptFiles(before).of(o.File); older != nil {
+				k.files = append(k.files, *older)
+				last := &k.files[len(k.files)-1]
+				last.Pages = slices.Clone(last.Pages)
+				for n := range last.Pages {
+					last.Pages[n].Place.Up++
+				}
+				continue
+			}
+			file, err := c.Process.OpenMapped(o.mapping)
+			if err != nil {
+				continue // it is mapped elsewhere by now: all will be looked at again
+			}
+			to, err := dumpObject(o.Object, file, k.writer, buffer)
+			if err := errors.Join(err, file.Close()); err != nil {
+				return fmt.Errorf("keep %s: %w", o.Name, err)
+			}
+			k.files = append(k.files, to)
+		}
+	}
+	return nil
+}
+
+// of returns what was kept of a file, or nil.
+func (k keptFiles) of(f *image.FileRef) *image.Object {
+	for i := range k {
+		if was := k[i].File; was != nil && was.Path == f.Path && was.Device == f.Device && was.Inode == f.Inode &&
+			was.Size == f.Size && was.Modified.Equal(f.Modified) {
+			return &k[i]
+		}
+	}
+	return nil
+}
+
+// find returns what was kept of an object, if its file is still what it was, and all that
+// is mapped of it is private.
+func (k keptFiles) find(o *object, file *os.File) (image.Object, bool) {
+	if o.File == nil || o.shared {
+		return image.Object{}, false
+	}
+	info, err := file.Stat()
+	if err != nil || info.Size() != o.File.Size || !info.ModTime().Equal(o.File.Modified) {
+		return image.Object{}, false
+	}
+	kept := k.of(o.File)
+	if kept == nil {
+		return image.Object{}, false
+	}
+	to := *kept
+	to.Flags = o.Flags
+	return to, true
+}

@@ -46,7 +46,7 @@ func gather(parts []*commit, processes []image.Process) (all []common) {
 }
 
 // dumpObjects writes the memory that mappings share.
-func dumpObjects(objects []common, w *image.Writer) ([]image.Object, error) {
+func dumpObjects(objects []common, w *image.Writer, kept keptFiles) ([]image.Object, error) {
 	all := make([]image.Object, 0, len(objects))
 	buffer := make([]byte, chunk)
 	for _, o := range objects {
@@ -55,7 +55,9 @@ func dumpObjects(objects []common, w *image.Writer) ([]image.Object, error) {
 			return nil, err
 		}
 		var to image.Object
-		if o.Kind == "sysv" {
+		if before, ok := kept.find(&o.object, file); ok {
+			to = before
+		} else if o.Kind == "sysv" {
 			to, err = dumpSegment(o.Object, o.mapped, file, w, buffer)
 		} else {
 			to, err = dumpObject(o.Object, file, w, buffer)
