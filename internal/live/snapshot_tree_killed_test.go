@@ -151,7 +151,7 @@ func TestSnapshotTreeKilled(t *testing.T) {
 				if n%4 == 0 {
 					args = append(args, "--leave-running")
 				}
-				if killAfter(t, time.Duration(rand.Int64N(int64(limit*time.Duration(1+n%5)))), args) {
+				if killAfter(t, time.Duration(rand.Int64N(int64(limit*time.Duration(1+2*(n%5))))), args) {
 					killed++
 				}
 				_, err := os.Stat(image)
