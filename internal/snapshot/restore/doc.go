@@ -14,7 +14,8 @@
 //     checked, and pulled by pidfd_getfd. vOS writes the pages from outside.
 //  5. The process takes on what it is: layout and executable, directories, signals,
 //     limits. It makes its threads, by set_tid again, and each of them sets what only it
-//     can: stack of signals, rseq, scheduling, pending signals, and its rights last.
+//     can: stack of signals, rseq, scheduling, pending signals, and its rights last. Seccomp
+//     filters are set before, and not asked until the process is left.
 //  6. The starter ends; the process belongs to init, or to a nearer subreaper.
 //  7. Threads that were in a system call with a limit of time begin it again with the
 //     time that is left and are interrupted: the kernel then goes on with the rest.
