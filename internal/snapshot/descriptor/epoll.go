@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 	"syscall"
 
 	"github.com/virtualizing-os/vos/internal/api"
@@ -41,6 +42,9 @@ func (epoll) look(l *looking, h *handle.Handle) (refusals []api.Refusal) {
 		if err != nil && !errors.Is(err, handle.ErrClosed) {
 			return append(refusals, refusal(codeStale, h, fmt.Sprintf("what it waits for under number %d can't be told: %v", r.FD, err), "run vos as root"))
 		}
+		if !current && !l.waits(h, r) {
+			continue
+		}
 		if !current || seen[r.FD] {
 			refusals = append(refusals, refusal(codeStale, h, fmt.Sprintf("it waits for what descriptor %d led to, which is closed, or leads to something else", r.FD),
 				"none is known: the program has forgotten it"))
@@ -48,6 +52,13 @@ func (epoll) look(l *looking, h *handle.Handle) (refusals []api.Refusal) {
 		seen[r.FD] = true
 	}
 	return refusals
+}
+
+// waits reports whether an epoll instance has a registration still: what a running program
+// closes goes away, also between two looks.
+func (l *looking) waits(h *handle.Handle, r handle.Registration) bool {
+	now, err := handle.Read(l.process(h.PID), h.FD)
+	return err != nil || slices.ContainsFunc(now.Epoll, func(o handle.Registration) bool { return o.FD == r.FD && o.Inode == r.Inode })
 }
 
 func (epoll) dump(d *dumping, h *handle.Handle, raw kernel.Raw, f *image.File) error {
