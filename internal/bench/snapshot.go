@@ -51,6 +51,8 @@ func Snapshot(ctx context.Context, runs int) (figures []Figure, err error) {
 			{Name: c.name + ": checkpoint of what has not changed"},
 			{Name: c.name + ": checkpoint and end, in all", Aim: c.kept},
 			{Name: c.name + ": restore, in all", Aim: c.built},
+			{Name: c.name + ": fresh memory in place, longest stop"},
+			{Name: c.name + ": fresh memory in place, in all"},
 		}
 		err := snapshotRuns(ctx, c.runs, program, c.threads, c.memory, all)
 		figures = append(figures, all...)
@@ -117,6 +119,19 @@ func snapshotRuns(ctx context.Context, runs int, program string, threads, memory
 			return err
 		}
 		sample(&to[4], time.Since(begin), copied)
+		begin = time.Now()
+		var fresh api.Restart
+		err = machine.Restart(ctx, api.RestartRequest{Target: api.Target{Program: strconv.Itoa(pid)}}, func(r api.Restart) error {
+			if fresh = r; r.Outcome != api.Restarted {
+				return fmt.Errorf("it is %s: %v %s", r.Outcome, r.Refusals, r.Error)
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+		sample(&to[5], time.Duration(fresh.FreezeUS)*time.Microsecond, floor)
+		sample(&to[6], time.Since(begin), copied)
 		if err := os.RemoveAll(one); err != nil {
 			return err
 		}
