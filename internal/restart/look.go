@@ -25,7 +25,7 @@ type Options struct {
 }
 
 // DefaultRound stops a program for some milliseconds.
-const DefaultRound = 16 << 20
+const DefaultRound = 8 << 20
 
 // A Plan is a program that was looked at. Nothing is done yet.
 type Plan struct {
