@@ -88,6 +88,7 @@ var unkept = []struct {
 	{"io", codeDevice, "it is memory of a device", "let it close the device, or end what uses it"},
 	{"pf", codeDevice, "it is memory of a device", "let it close the device, or end what uses it"},
 	{"ht", codeHuge, "it is made of huge pages (hugetlb), which are not kept yet", "run it without"},
+	{"pk", codeMapping, "it has a protection key (pkey_mprotect), which is not kept", noRemedy},
 	{"um", codeFault, "another handles its page faults (userfaultfd)", noRemedy},
 	{"uw", codeFault, "another is told of writes to it (userfaultfd)", noRemedy},
 	{"ui", codeFault, "another handles its page faults (userfaultfd)", noRemedy},
