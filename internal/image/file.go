@@ -161,7 +161,8 @@ type TCP struct {
 	Options         []Option `cbor:"options"`          // TCP_REPAIR_OPTIONS: code, value
 	Window          []byte   `cbor:"window"`           // struct tcp_repair_window
 	Timestamp       uint32   `cbor:"timestamp"`
-	SendBuffer      int      `cbor:"send_buffer"` // SO_SNDBUF, which the kernel may have chosen
+	PeerEnded       bool     `cbor:"peer_ended,omitempty"` // its end was received, and has a sequence number
+	SendBuffer      int      `cbor:"send_buffer"`          // SO_SNDBUF, which the kernel may have chosen
 	ReceiveBuffer   int      `cbor:"receive_buffer"`
 }
 

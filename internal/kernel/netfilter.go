@@ -22,7 +22,7 @@ type Netfilter struct {
 type Connection struct{ Local, Remote netip.AddrPort }
 
 // A Block is a table that drops all packets of connections, both those that come and
-// those that this machine sends.
+// those that this machine sends; but what comes with SegmentMark.
 type Block struct {
 	Table       string
 	Connections []Connection
@@ -209,15 +209,20 @@ func dropRule(in, six bool) [][]byte {
 		return expression("payload", attribute(unix.NFTA_PAYLOAD_DREG, big(register)), attribute(unix.NFTA_PAYLOAD_BASE, big(base)),
 			attribute(unix.NFTA_PAYLOAD_OFFSET, big(offset)), attribute(unix.NFTA_PAYLOAD_LEN, big(length)))
 	}
-	is := func(what uint32, value byte) [][]byte {
+	is := func(what, how uint32, value ...byte) [][]byte {
 		return [][]byte{
 			expression("meta", attribute(unix.NFTA_META_KEY, big(what)), attribute(unix.NFTA_META_DREG, big(unix.NFT_REG_1))),
-			expression("cmp", attribute(unix.NFTA_CMP_SREG, big(unix.NFT_REG_1)), attribute(unix.NFTA_CMP_OP, big(unix.NFT_CMP_EQ)),
-				nested(unix.NFTA_CMP_DATA, attribute(unix.NFTA_DATA_VALUE, []byte{value}))),
+			expression("cmp", attribute(unix.NFTA_CMP_SREG, big(unix.NFT_REG_1)), attribute(unix.NFTA_CMP_OP, big(how)),
+				nested(unix.NFTA_CMP_DATA, attribute(unix.NFTA_DATA_VALUE, value))),
 		}
 	}
+	var mark [4]byte
+	binary.NativeEndian.PutUint32(mark[:], SegmentMark)
 	words := size / 4
-	rule := append(is(unix.NFT_META_NFPROTO, byte(protocol)), is(unix.NFT_META_L4PROTO, unix.IPPROTO_TCP)...)
+	rule := append(is(unix.NFT_META_NFPROTO, unix.NFT_CMP_EQ, byte(protocol)), is(unix.NFT_META_L4PROTO, unix.NFT_CMP_EQ, unix.IPPROTO_TCP)...)
+	if in {
+		rule = append(rule, is(unix.NFT_META_MARK, unix.NFT_CMP_NEQ, mark[:]...)...)
+	}
 	return append(rule,
 		payload(network, local, size, first32), payload(transport, localPort, 2, first32+words),
 		payload(network, remote, size, first32+words+1), payload(transport, remotePort, 2, first32+2*words+1),

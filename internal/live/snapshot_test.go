@@ -416,7 +416,8 @@ func TestSnapshotRefusals(t *testing.T) {
 		t.Errorf("damaged: %s", got.Stderr)
 	}
 	// A connection that waits to be accepted is not kept.
-	waiting := exec.Command(testbed.NeedTool(t, "python3"), "-c", "import socket, time; s = socket.create_server(('127.0.0.1', 0)); print(s.getsockname()[1], flush=True); time.sleep(1000)")
+	alone := testbed.MustCompile(t, testbed.Build{Name: "alone", Source: text(t, "alone.c")})
+	waiting := exec.Command(alone, testbed.NeedTool(t, "python3"), "-c", "import socket, time; s = socket.create_server(('127.0.0.1', 0)); print(s.getsockname()[1], flush=True); time.sleep(1000)")
 	port, err := waiting.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)

@@ -151,7 +151,7 @@ var meanings = map[api.Code]meaning{
 	"pid_taken":             {"a process, thread, group or session has an id that the program had", "end what has it, try again later, or restore by --pid-any"},
 
 	"address_taken":        {"the address of a socket is somebody else's, or not this machine's", "end what has it"},
-	"connection":           {"the socket is a connection of a kind, or in a state, that is not kept: of MPTCP, with urgent data, signed, being made, or ended by its peer", "try again when it is closed, or --inherit"},
+	"connection":           {"the socket is a connection of a kind, or in a state, that is not kept: of MPTCP, with urgent data, signed, being made, or ended by both", "try again when it is closed, or --inherit"},
 	"connection_lost":      {"the program's connection is not held any more, so its peer may have gone on: the program was not ended by its checkpoint, was restored already, or more than a day ago", "--close-connections: the program is told that its connections have ended"},
 	"in_flight":            {"descriptors or credentials were sent over the socket and not received", "try again"},
 	"network_namespace":    {"the socket is in another network namespace", "run vos in it: nsenter --net"},

@@ -54,6 +54,9 @@ func (x *export) inet(i int, inode, state uint32) *file {
 		if s.Shutdown&shutSend != 0 {
 			state = stateFinWait
 		}
+		if s.TCP != nil && s.TCP.PeerEnded {
+			x.refuseFile(i, "its peer has ended the connection")
+		}
 		x.stream(i, inode, s)
 	}
 	if len(s.Queue) > 0 {

@@ -27,6 +27,7 @@ const (
 	tcpFinWait1    = 4
 	tcpFinWait2    = 5
 	tcpClosed      = 7
+	tcpCloseWait   = 8
 	tcpListening   = 10
 )
 
@@ -83,7 +84,7 @@ func (l *looking) lookAtConnection(h *handle.Handle) []api.Refusal {
 	switch {
 	case s.Protocol == "mptcp":
 		return []api.Refusal{connectionRefusal(h, "of MPTCP")}
-	case s.State != stateConnected && s.State != "fin_wait1" && s.State != "fin_wait2":
+	case s.State != stateConnected && s.State != "fin_wait1" && s.State != "fin_wait2" && s.State != "close_wait":
 		return []api.Refusal{connectionRefusal(h, "in the state "+s.State)}
 	case !l.ends:
 		return nil
@@ -121,7 +122,7 @@ func (d *dumping) keepConnection(h *handle.Handle, raw kernel.Raw, s *image.Sock
 	switch {
 	case s.Protocol != levelTCP:
 		return connectionRefusal(h, "of MPTCP")
-	case state != tcpEstablished && state != tcpFinWait1 && state != tcpFinWait2:
+	case state != tcpEstablished && state != tcpFinWait1 && state != tcpFinWait2 && state != tcpCloseWait:
 		return connectionRefusal(h, fmt.Sprintf("in state %d (linux/tcp_states.h)", state))
 	case len(info) < infoSize:
 		return fmt.Errorf("TCP_INFO has %d bytes", len(info))
@@ -133,10 +134,10 @@ func (d *dumping) keepConnection(h *handle.Handle, raw kernel.Raw, s *image.Sock
 	if err != nil {
 		return err
 	}
-	if noMore {
+	if noMore && state != tcpCloseWait {
 		s.Shutdown |= shutReceive
 	}
-	if state != tcpEstablished {
+	if state == tcpFinWait1 || state == tcpFinWait2 {
 		s.Shutdown |= shutSend
 	}
 	s.Options = slices.DeleteFunc(s.Options, func(o image.Option) bool { return slices.Contains(notOfConnections[o.Level], o.Name) })
@@ -182,7 +183,7 @@ func (d *dumping) readConnection(raw kernel.Raw, s *image.Socket, info []byte) (
 		return nil, err
 	}
 	for range maxReadings {
-		t := &image.TCP{Options: agreed(info)}
+		t := &image.TCP{Options: agreed(info), PeerEnded: info[0] == tcpCloseWait}
 		received, waiting, err := d.readReceived(raw, t, reuse)
 		if err != nil {
 			return nil, err

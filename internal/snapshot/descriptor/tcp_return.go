@@ -153,14 +153,17 @@ func (o *Opened) openConnection(i int, s *image.Socket) (_ kernel.Raw, err error
 
 // restoreConnection gives a new socket the state of a connection. It stays in repair mode.
 func restoreConnection(raw kernel.Raw, s *image.Socket) error {
-	t, end := s.TCP, uint32(0)
+	t, end, theirs := s.TCP, uint32(0), uint32(0)
 	if s.Shutdown&shutSend != 0 {
 		end = 1 // it has a sequence number of its own
+	}
+	if t.PeerEnded {
+		theirs = 1
 	}
 	if err := raw.SetOption(levelTCP, tcpRepair, word(repairOn)); err != nil {
 		return err
 	}
-	for queue, first := range map[int]uint32{queueSend: t.SendSequence - end - uint32(len(t.Sent)+len(t.Unsent)), queueReceive: t.ReceiveSequence - uint32(len(t.Received))} {
+	for queue, first := range map[int]uint32{queueSend: t.SendSequence - end - uint32(len(t.Sent)+len(t.Unsent)), queueReceive: t.ReceiveSequence - theirs - uint32(len(t.Received))} {
 		err := raw.SetOption(levelTCP, tcpQueue, word(queue))
 		if err == nil {
 			err = raw.SetOption(levelTCP, tcpQueueSeq, binary.NativeEndian.AppendUint32(nil, first))
@@ -203,6 +206,11 @@ func restoreConnection(raw kernel.Raw, s *image.Socket) error {
 			return err
 		}
 	}
+	if t.PeerEnded {
+		if err := endByPeer(raw, s); err != nil {
+			return err
+		}
+	}
 	if s.Shutdown&shutSend != 0 {
 		// It only counts as sent where this queue is chosen.
 		if err := raw.SetOption(levelTCP, tcpQueue, word(queueSend)); err != nil {
@@ -218,6 +226,20 @@ func restoreConnection(raw kernel.Raw, s *image.Socket) error {
 		}
 	}
 	return raw.SetOption(levelTCP, tcpWindow, t.Window)
+}
+
+// endByPeer lets a connection receive the end that its peer has sent before.
+func endByPeer(raw kernel.Raw, s *image.Socket) error {
+	t := s.TCP
+	here, _ := connectionBetween(s.Local, s.Peer)
+	if err := kernel.DeliverEnd(here, t.ReceiveSequence-1, t.SendSequence-uint32(len(t.Sent)+len(t.Unsent))); err != nil {
+		return err
+	}
+	info, err := raw.Option(levelTCP, tcpInfo)
+	if err == nil && (len(info) == 0 || info[0] != tcpCloseWait) {
+		err = errors.New("it does not receive the end that its peer has sent: something else than vos drops packets to it")
+	}
+	return err
 }
 
 // connectAgain connects in place of what is left of the connection: where vos has died

@@ -199,6 +199,7 @@ func TestConnectionsAreKept(t *testing.T) {
 			h := newHeld(t)
 			quiet, busy := h.connects(10, of.address, of.accepts), h.connects(20, of.address, of.accepts)
 			half, deaf := h.connects(30, of.address, of.accepts), h.connects(40, of.address, of.accepts)
+			left, gone := h.connects(50, of.address, of.accepts), h.connects(60, of.address, of.accepts)
 			h.setOption(10, levelTCP, 1, 1)
 			h.setOption(10, levelSocket, 9, 1)
 			h.setOption(10, levelTCP, 4, 33)
@@ -214,7 +215,21 @@ func TestConnectionsAreKept(t *testing.T) {
 			h.write(30, "last words")
 			h.call(syscall.SYS_SHUTDOWN, 30, 1)
 			h.call(syscall.SYS_SHUTDOWN, 40, 0)
-			before := map[int]string{10: h.state(10), 20: h.state(20), 30: h.state(30), 40: h.state(40)}
+			for _, c := range []*net.TCPConn{left, gone} {
+				if _, err := c.Write([]byte("farewell")); err != nil {
+					t.Fatal(err)
+				}
+				if err := c.CloseWrite(); err != nil {
+					t.Fatal(err)
+				}
+			}
+			h.wants(60, "farewell")
+			for _, fd := range []int{50, 60} {
+				for h.option(fd, levelTCP, tcpInfo)[0] != tcpCloseWait {
+					time.Sleep(time.Millisecond)
+				}
+			}
+			before := map[int]string{50: h.state(50), 60: h.state(60), 10: h.state(10), 20: h.state(20), 30: h.state(30), 40: h.state(40)}
 
 			im := h.end()
 			// What peers send and want meanwhile comes later.
@@ -240,6 +255,16 @@ func TestConnectionsAreKept(t *testing.T) {
 			h.wants(30, "meanwhile")
 			h.write(10, "answer")
 			expect(t, quiet, "answer")
+			h.wants(50, "farewell")
+			for fd, c := range map[int]*net.TCPConn{50: left, 60: gone} {
+				h.wants(fd, "")
+				h.write(fd, "to you, too")
+				expect(t, c, "to you, too")
+				h.call(syscall.SYS_SHUTDOWN, fd, 1)
+				if n, err := c.Read(make([]byte, 1)); n != 0 || err != io.EOF {
+					t.Errorf("behind its own farewell: %d, %v", n, err)
+				}
+			}
 			h.write(40, "from the deaf")
 			expect(t, deaf, "from the deaf")
 			h.wants(40, "")
