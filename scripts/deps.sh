@@ -14,6 +14,7 @@ packages=(
   gcc g++ gcc-multilib libc6-dev musl-tools binutils make dpkg-dev
   xvfb xdotool galculator l3afpad mousepad
   gdb procps util-linux iproute2 rpm criu
+  vim-tiny nano htop
 )
 if [[ ${1:-} == soak ]]; then packages+=(libreoffice-writer-nogui); fi
 

@@ -166,13 +166,16 @@ type TCP struct {
 	ReceiveBuffer   int      `cbor:"receive_buffer"`
 }
 
-// A Terminal is a pseudo-terminal's end.
+// A Terminal is an end of a pseudo terminal. What is beside Index is the master's to tell.
 type Terminal struct {
-	Master     bool      `cbor:"master"`
-	Index      int       `cbor:"index"`
-	Settings   []byte    `cbor:"settings"` // struct termios2
-	Window     [4]uint16 `cbor:"window"`
-	Foreground int       `cbor:"foreground"`
-	Session    int       `cbor:"session"`
-	Pending    []byte    `cbor:"pending"`
+	Index      int       `cbor:"index"` // of /dev/pts
+	Master     bool      `cbor:"master,omitempty"`
+	Settings   []byte    `cbor:"settings,omitempty"` // struct termios2
+	Window     [4]uint16 `cbor:"window"`             // struct winsize
+	Foreground int       `cbor:"foreground,omitempty"`
+	Packet     bool      `cbor:"packet,omitempty"` // TIOCPKT
+	Locked     bool      `cbor:"locked,omitempty"` // TIOCSPTLCK
+	UID        uint32    `cbor:"uid,omitempty"`    // of the other end's node
+	GID        uint32    `cbor:"gid,omitempty"`
+	Mode       uint32    `cbor:"mode,omitempty"`
 }

@@ -44,12 +44,15 @@ type Machine struct {
 // A Process is one process with all that belongs to it alone. Ids are those of the
 // pid namespace that the checkpoint was taken from.
 type Process struct {
-	PID     int      `cbor:"pid"`
-	Parent  int      `cbor:"parent"` // 0 for the root: whoever restores it
-	Group   int      `cbor:"group"`
-	Session int      `cbor:"session"`
-	Program string   `cbor:"program"` // name, for people
-	Command []string `cbor:"command"` // arguments, for people: the memory holds them
+	PID     int `cbor:"pid"`
+	Parent  int `cbor:"parent"` // 0 for the root: whoever restores it
+	Group   int `cbor:"group"`
+	Session int `cbor:"session"`
+	// Terminal is the pseudo terminal, of /dev/pts, that controls it, if its master is the
+	// program's.
+	Terminal *int     `cbor:"terminal,omitempty"`
+	Program  string   `cbor:"program"` // name, for people
+	Command  []string `cbor:"command"` // arguments, for people: the memory holds them
 
 	Executable  FileRef     `cbor:"executable"`
 	Running     *int        `cbor:"running,omitempty"` // of an executable that was deleted: its file in Image.Objects

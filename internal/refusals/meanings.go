@@ -150,6 +150,8 @@ var meanings = map[api.Code]meaning{
 	"process_group_lost":    {"the process that led a process group has ended: nobody can make the group again", "end those in it first, or start them anew"},
 	"pid_taken":             {"a process, thread, group or session has an id that the program had", "end what has it, try again later, or restore by --pid-any"},
 
+	"terminal":             {"the descriptor leads to a terminal whose other end is not the program's, or that others have open, too", "--inherit it, or end what else has it"},
+	"terminal_taken":       {"somebody else has the pseudo terminal of the number that the program knows", "close that terminal"},
 	"address_taken":        {"the address of a socket is somebody else's, or not this machine's", "end what has it"},
 	"connection":           {"the socket is a connection of a kind, or in a state, that is not kept: of MPTCP, with urgent data, signed, being made, or ended by both", "try again when it is closed, or --inherit"},
 	"connection_lost":      {"the program's connection is not held any more, so its peer may have gone on: the program was not ended by its checkpoint, was restored already, or more than a day ago", "--close-connections: the program is told that its connections have ended"},

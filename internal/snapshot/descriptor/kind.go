@@ -56,6 +56,7 @@ var kinds = map[handle.Kind]kind{
 	handle.KindFIFO:      pipe{},
 	handle.KindInotify:   inotify{},
 	handle.KindPidfd:     pidfd{},
+	handle.KindTerminal:  terminal{},
 }
 
 // statusFlags are those of open(2) that a description keeps, access mode included.

@@ -35,6 +35,7 @@ type looking struct {
 	inherit   map[int]bool
 	known     map[place]handle.Handle // that were judged
 	watches   map[watch]string        // paths of what is watched
+	masters   map[int]bool            // of pseudo terminals, that the program has
 	networks  map[int]bool            // whether processes are in vos's network namespace
 	ends      bool                    // the program, behind Dump
 	unable    *error                  // why connections can't be kept, where that is known
@@ -119,6 +120,12 @@ func (l *looking) list() (handles []handle.Handle, refusals []api.Refusal, err e
 		}
 		handles = append(handles, own...)
 	}
+	l.masters = map[int]bool{}
+	for i := range handles {
+		if h := &handles[i]; isMaster(h) && !l.inherit[h.FD] {
+			l.masters[h.Terminal] = true
+		}
+	}
 	return handles, refusals, nil
 }
 
@@ -154,7 +161,7 @@ func (l *looking) judge(ctx context.Context, handles []handle.Handle) (refusals 
 // needsOpeners reports whether it matters who else has what a handle leads to open, by
 // whatever description.
 func needsOpeners(h *handle.Handle) bool {
-	return h.Kind == handle.KindMemfd || h.Kind == handle.KindFile && h.Deleted
+	return h.Kind == handle.KindMemfd || isSlave(h) || h.Kind == handle.KindFile && h.Deleted
 }
 
 // inherited reports whether whoever restores gives what a handle leads to: its number

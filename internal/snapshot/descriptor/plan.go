@@ -26,6 +26,9 @@ type Restoring struct {
 	// it. It stays the caller's.
 	Object func(i int) (*os.File, error)
 
+	// Terminals are the image's pseudo terminals, when there are any.
+	Terminals *Terminals
+
 	// Map returns where a path of the image is to be looked up; nil is there. What is
 	// elsewhere is not compared with what it stands for.
 	Map func(path string) string
@@ -104,6 +107,10 @@ func check(im *image.Image) error {
 		case handle.KindSocket:
 			if err := checkSocket(f.Socket); err != nil {
 				return fmt.Errorf("the image's open file %d is a socket: %w", i, err)
+			}
+		case handle.KindTerminal:
+			if err := checkTerminal(im, f.Terminal); err != nil {
+				return fmt.Errorf("the image's open file %d is a terminal: %w", i, err)
 			}
 		case handle.KindEpoll, handle.KindSignalfd, handle.KindInotify, handle.KindPidfd:
 		default:

@@ -29,6 +29,7 @@ const (
 	codeConnection api.Code = "connection"
 	codeWaiting    api.Code = "not_received"
 	codeInFlight   api.Code = "in_flight"
+	codeTerminal   api.Code = "terminal"
 )
 
 // Refusals of making them again.
@@ -38,7 +39,9 @@ const (
 	codeInherited api.Code = "not_inherited"
 	codeAddress   api.Code = "address_taken"
 	codeLocked    api.Code = "lock_taken"
-	codeLost      api.Code = "connection_lost"
+
+	codeTerminalTaken api.Code = "terminal_taken"
+	codeLost          api.Code = "connection_lost"
 )
 
 func subject(pid, fd int) string { return fmt.Sprintf("descriptor %d of process %d", fd, pid) }

@@ -214,7 +214,11 @@ func (k *whole) held(ctx context.Context) (err error) {
 	img.Held = kept.Leaving.Name()
 	img.Files, img.Objects = kept.Files, append(img.Objects, kept.Objects...)
 	for i := range img.Processes {
-		img.Processes[i].Descriptors = kept.Descriptors[img.Processes[i].PID]
+		b := &img.Processes[i]
+		b.Descriptors = kept.Descriptors[b.PID]
+		if r := k.members[i].foreignTerminal(b, kept.HasMaster); r != nil {
+			return *r
+		}
 	}
 	monotonic, boot, err := kernel.SinceBoot()
 	if err != nil {

@@ -138,7 +138,36 @@ func Look(ctx context.Context, p *procfs.Process, o Options) (_ *Plan, err error
 	}
 	plan.Refusals = append(plan.Refusals, refusals...)
 	plan.Model, plan.Notes = larger(plan.Model, plan.found.Model()), plan.found.Notes()
+	for _, m := range plan.members {
+		if r := m.foreignTerminal(&m.base, plan.found.HasMaster); r != nil {
+			plan.Refusals, plan.Model = append(plan.Refusals, *r), image.Full
+		}
+	}
 	return plan, nil
+}
+
+// foreignTerminal refuses a process that a terminal controls which is not the program's.
+// Where whoever restores gives what the program had from outside, it does without.
+func (m *member) foreignTerminal(b *image.Process, own func(number int) bool) *api.Refusal {
+	if b.Terminal == nil || own(*b.Terminal) {
+		return nil
+	}
+	b.Terminal = nil
+	if len(m.options.Inherit) > 0 {
+		return nil
+	}
+	return new(refused(codeTerminal, processSubject(m.Process.PID()), "it has a controlling terminal, whose other end is not the program's",
+		"start it by setsid, or --inherit 0,1,2: it is restored without a controlling terminal"))
+}
+
+// pseudoTerminal is the number in /dev/pts of a controlling terminal, as stat(5) has it;
+// -1 is none of these.
+func pseudoTerminal(device int) int {
+	major, minor := device>>8&0xfff, device&0xff|device>>12&0xfff00
+	if major < 136 || major > 143 {
+		return -1
+	}
+	return (major-136)<<20 | minor
 }
 
 func larger(a, b image.Model) image.Model {
@@ -239,9 +268,8 @@ func (p *member) lookAtProcess(stat procfs.Stat, status procfs.Status) error {
 			p.full(refused(codeChildren, processSubject(pid), fmt.Sprintf("it has child processes (%d, …)", children[strange]), "--tree keeps them, too"))
 		}
 	}
-	if stat.Terminal != 0 && len(p.options.Inherit) == 0 {
-		p.full(refused(codeTerminal, processSubject(pid), "it has a controlling terminal, which is not kept",
-			"start it by setsid, or --inherit 0,1,2: it is restored without a controlling terminal"))
+	if stat.Terminal != 0 {
+		p.base.Terminal = new(pseudoTerminal(stat.Terminal))
 	}
 	if err := p.lookAtNamespaces(); err != nil {
 		return err

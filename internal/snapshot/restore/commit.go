@@ -72,6 +72,10 @@ func (p *Plan) commit(ctx context.Context, result *Result) (err error) {
 	if err := suspendFilters(starter, img.Processes); err != nil {
 		return err
 	}
+	if p.terminals, err = descriptor.OpenTerminals(img); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, p.terminals.Close()) }()
 	first := &process{tracer: t, pid: starter.tid, main: starter}
 	if err := first.adopt(); err != nil {
 		return err
@@ -99,9 +103,17 @@ func (p *Plan) commit(ctx context.Context, result *Result) (err error) {
 			if _, err := b.run(); err != nil {
 				return err
 			}
+			if of.Terminal != nil {
+				if err := child.takeTerminal(p.terminals, *of.Terminal); err != nil {
+					return err
+				}
+			}
 		}
 	}
 	if err := joinGroups(built, img.Processes); err != nil {
+		return err
+	}
+	if err := p.setForeground(built, img); err != nil {
 		return err
 	}
 	traps, err := p.buildAll(built, result)

@@ -13,7 +13,8 @@ import (
 // of the image's, when there are any.
 func (p *Plan) restoring(objects []*os.File) descriptor.Restoring {
 	return descriptor.Restoring{
-		Inherit: p.options.Inherit, ReadPages: p.source.ReadPages, Force: p.options.Force, Map: p.options.mapped,
+		Terminals: p.terminals,
+		Inherit:   p.options.Inherit, ReadPages: p.source.ReadPages, Force: p.options.Force, Map: p.options.mapped,
 		CloseConnections: p.options.CloseConnections,
 		Object: func(i int) (*os.File, error) {
 			if i < 0 || i >= len(objects) {

@@ -42,8 +42,9 @@ type Plan struct {
 	Bytes    uint64 // of memory
 	Notes    []string
 
-	source  Source
-	options Options
+	source    Source
+	options   Options
+	terminals *descriptor.Terminals // when there are any
 }
 
 // A Result tells what was done.
