@@ -123,7 +123,6 @@ func TestFilesThatAreRefused(t *testing.T) {
 		{"in /proc", func(h *held) { h.at(5, "/proc/self/status", os.O_RDONLY) }, []api.Code{codeProc}},
 		{"a lease", func(h *held) { h.at(5, path, os.O_RDONLY); h.call(sysFcntl, 5, syscall.F_SETLEASE, syscall.F_RDLCK) }, []api.Code{codeLocks}},
 		{"memory", func(h *held) { h.at(5, "/dev/kmsg", os.O_RDONLY) }, []api.Code{codeDevice}},
-		{"a terminal", func(h *held) { h.at(5, "/dev/ptmx", os.O_RDWR) }, []api.Code{codeKind}},
 	} {
 		h := newHeld(t)
 		test.set(h)

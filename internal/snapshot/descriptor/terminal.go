@@ -106,7 +106,7 @@ func keepMaster(raw kernel.Raw, t *image.Terminal) error {
 
 func (terminal) plan(p *planning, i int) []api.Refusal {
 	t := p.image.Files[i].Terminal
-	if !t.Master {
+	if !t.Master || p.Terminals.has(t.Index) {
 		return nil
 	}
 	if _, err := os.Stat(kernel.SlavePath(t.Index)); err == nil {
@@ -183,9 +183,17 @@ func makeMaster(raw kernel.Raw, t *image.Terminal) error {
 	return raw.SetLocked(false) // until the other end is open
 }
 
+func (t *Terminals) has(number int) bool {
+	if t == nil {
+		return false
+	}
+	_, ok := t.masters[number]
+	return ok
+}
+
 // Slave opens the other end of a pseudo terminal.
 func (t *Terminals) Slave(number int) (*os.File, error) {
-	if t.masters[number] == 0 {
+	if !t.has(number) {
 		return nil, fmt.Errorf("the image does not have the master of pseudo terminal %d", number)
 	}
 	return kernel.OpenTerminal(number)
@@ -203,13 +211,10 @@ func (t *Terminals) Close() error {
 
 func (terminal) open(o *Opened, i int) (kernel.Raw, error) {
 	f := &o.image.Files[i]
-	master, there := kernel.Raw(-1), false
-	if o.Terminals != nil {
-		master, there = o.Terminals.masters[f.Terminal.Index]
-	}
-	if !there {
+	if !o.Terminals.has(f.Terminal.Index) {
 		return -1, fmt.Errorf("pseudo terminal %d was not made", f.Terminal.Index)
 	}
+	master := o.Terminals.masters[f.Terminal.Index]
 	if !f.Terminal.Master {
 		return withFlags(o, i, func() (kernel.Raw, error) { return master.OpenSlave(int(f.Flags) & syscall.O_ACCMODE) })
 	}
