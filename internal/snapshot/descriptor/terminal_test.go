@@ -1,7 +1,6 @@
 package descriptor
 
 import (
-	"fmt"
 	"os"
 	"syscall"
 	"testing"
@@ -130,7 +129,7 @@ func TestTerminalsOfOthersAreRefused(t *testing.T) {
 	for _, wrong := range []image.Terminal{{Index: -1, Master: true}, {Index: 1 << 30, Master: true}, {Master: true, Settings: make([]byte, 3)}} {
 		im.Files[0].Terminal = &wrong
 		if _, err := OpenTerminals(im); err == nil {
-			t.Error(fmt.Sprintf("%+v is no error", wrong))
+			t.Errorf("%+v is no error", wrong)
 		}
 	}
 }
