@@ -93,6 +93,19 @@ func (m *wholeMachine) standBy(t *testing.T, argv []string) {
 		_ = cmd.Process.Kill() // it may have ended by itself
 		_ = cmd.Wait()
 	})
+	// Until it waits it loads its libraries.
+	quiet := 0
+	await(t, argv[0]+" to wait", func() bool {
+		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", cmd.Process.Pid))
+		if _, rest, _ := strings.Cut(string(stat), ") "); err != nil || strings.HasPrefix(rest, "Z") {
+			return true // it has ended, and stands by no more
+		} else if strings.HasPrefix(rest, "S") {
+			quiet++
+		} else {
+			quiet = 0
+		}
+		return quiet == 5
+	})
 	m.bystand = append(m.bystand, cmd.Process.Pid)
 }
 

@@ -164,8 +164,7 @@ func TestSnapshotTerminals(t *testing.T) {
 func TestSnapshotTerminalOutside(t *testing.T) {
 	y := holdTerminal(t, testbed.NeedTool(t, "bash"), "--norc")
 	y.types(t, "PS1='ready> '\r", "ready> ")
-	all := tree(t, y.root)
-	inside := strconv.Itoa(all[len(all)-1].pid)
+	inside := strconv.Itoa(below(t, y.root)[0].pid)
 	image := filepath.Join(t.TempDir(), "image")
 	if r := vos(t, "checkpoint", inside, "-D", image).expect(t, 7); !strings.Contains(r.Stderr, "controlling_terminal") || !strings.Contains(r.Stderr, "(terminal)") {
 		t.Errorf("%s", r.Stderr)
