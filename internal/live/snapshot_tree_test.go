@@ -172,7 +172,7 @@ func endAndRestore(t *testing.T, root int, image string) {
 // TestSnapshotTransactions checkpoints PostgreSQL in the middle of transactions, ends it,
 // and builds it again: its clients, pgbench, wait, and lose nothing.
 func TestSnapshotTransactions(t *testing.T) {
-	cycles, transactions := 3, 2000
+	cycles, transactions := 3, 3000
 	if soak {
 		cycles, transactions = 20, 20000
 	}
@@ -193,7 +193,7 @@ func TestSnapshotTransactions(t *testing.T) {
 	go func() { done <- clients.Wait() }()
 	held := 0
 	for n := range cycles {
-		await(t, "its four clients", func() bool { return len(tree(t, root)) >= 8 })
+		await(t, "its four clients", func() bool { return len(done) > 0 || len(tree(t, root)) >= 8 })
 		select {
 		case err := <-done:
 			done <- err
