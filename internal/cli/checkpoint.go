@@ -115,25 +115,8 @@ func (a *app) snapshot(series bool, run func(emit func(api.Snapshot) error) erro
 	var n tally
 	a.startProgress()
 	err := run(func(s api.Snapshot) error {
-		switch s.Outcome {
-		case api.Planned:
-			n.good++
-			n.pending = true
-		case api.Refused:
-			n.refused++
-		case api.Failed:
-			n.failed++
-		default:
-			n.good++
-			n.changed++
-		}
 		where := fmt.Sprintf("%s (%d)", quoted(s.Program), s.PID)
-		for _, refusal := range s.Refusals {
-			a.stderr.refusal(where, refusal)
-		}
-		if s.Outcome == api.Failed {
-			a.stderr.errorf("%s: %s", where, s.Error)
-		}
+		a.count(&n, where, s.Outcome, s.Refusals, s.Error)
 		for _, known := range s.Residual {
 			a.stderr.notef("%s: %s", where, known)
 		}
@@ -152,6 +135,26 @@ func (a *app) snapshot(series bool, run func(emit func(api.Snapshot) error) erro
 	a.stderr.endProgress()
 	t.print(a.stdout)
 	return a.settle(n, err)
+}
+
+// count counts how the work on one process ended, and says why where it did not.
+func (a *app) count(n *tally, where string, o api.Outcome, refusals []api.Refusal, failed string) {
+	switch o {
+	case api.Planned:
+		n.good++
+		n.pending = true
+	case api.Refused:
+		n.refused++
+	case api.Failed:
+		n.failed++
+		a.stderr.errorf("%s: %s", where, failed)
+	default:
+		n.good++
+		n.changed++
+	}
+	for _, refusal := range refusals {
+		a.stderr.refusal(where, refusal)
+	}
 }
 
 func addSnapshot(t *table, s api.Snapshot) {

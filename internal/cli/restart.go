@@ -62,25 +62,7 @@ func (a *app) restartPrograms(ctx context.Context, x api.Executive, r api.Restar
 	var n tally
 	a.startProgress()
 	err := x.Restart(ctx, r, func(s api.Restart) error {
-		switch s.Outcome {
-		case api.Planned:
-			n.good++
-			n.pending = n.pending || s.Bytes > 0
-		case api.Refused:
-			n.refused++
-		case api.Failed:
-			n.failed++
-		default:
-			n.good++
-			n.changed++
-		}
-		where := fmt.Sprintf("%s (%d)", quoted(s.Program), s.PID)
-		for _, refusal := range s.Refusals {
-			a.stderr.refusal(where, refusal)
-		}
-		if s.Outcome == api.Failed {
-			a.stderr.errorf("%s: %s", where, s.Error)
-		}
+		a.count(&n, fmt.Sprintf("%s (%d)", quoted(s.Program), s.PID), s.Outcome, s.Refusals, s.Error)
 		if a.json {
 			s.Left, s.Refusals = list(s.Left), list(s.Refusals)
 			return a.printJSON(s)
