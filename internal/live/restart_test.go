@@ -9,9 +9,9 @@ import (
 )
 
 // renewed runs the fixture whose memory is given fresh pages.
-func renewed(t *testing.T) *subject {
+func renewed(t *testing.T, args ...string) *subject {
 	t.Helper()
-	s, _ := start(t, testbed.FixtureOptions{}, testProgram(t, "renewed"), "16")
+	s, _ := start(t, testbed.FixtureOptions{}, testProgram(t, "renewed"), append([]string{"16"}, args...)...)
 	return s
 }
 
@@ -80,8 +80,13 @@ func TestRestartKilled(t *testing.T) {
 	for name, start := range map[string]func(*testing.T) victim{
 		"64 threads": threadsVictim, "redis": redisVictim,
 		"hostile": func(t *testing.T) victim {
-			s := renewed(t)
-			return victim{s.target(), "", []int{s.pid}, s.unharmed}
+			s := renewed(t, "killed")
+			return victim{s.target(), "", []int{s.pid}, func(t *testing.T) {
+				s.unharmed(t)
+				if n := s.last.Counts["interrupted"]; n > int64(max(2, kills/50)) {
+					t.Fatalf("%d of %d calls were interrupted for good", n, kills)
+				}
+			}}
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -20,7 +20,8 @@ def work():
     while True:
         client, _ = listening.accept()
         with client:
-            client.recv(64)
+            if not client.recv(64):
+                continue  # somebody who only looks whether it listens
             fcntl.flock(lock, fcntl.LOCK_EX)
             (n,) = struct.unpack_from("Q", shared)
             struct.pack_into("Q", shared, 0, n + 1)
