@@ -164,29 +164,73 @@ func (c *commit) lookAgain() (err error) {
 }
 
 // held holds all processes still, writes them down, and ends them or lets them go.
-func (k *whole) held(ctx context.Context) (err error) {
-	var holds []*hold
+func (k *whole) held(ctx context.Context) error {
+	var failed error
 	ended := false
+	times, err := tracee.Do(ctx, k.Process, tracee.Options{}, func(s *tracee.Session) error {
+		if failed = k.parts[0].stop(s); failed == nil {
+			ended, failed = k.hold(ctx, s)
+		}
+		return failed
+	})
+	k.paused += times.Pause // from before the others' first stop until after their last
+	if ended {
+		return failed // what has ended can't be let go
+	}
+	return err
+}
+
+// hold holds the others, too, and does the work, on the root's tracing thread. It tells
+// whether the processes are ended.
+func (k *whole) hold(ctx context.Context, root *tracee.Session) (ended bool, err error) {
+	holds := []held{here{root}}
 	defer func() {
-		for i := len(holds) - 1; i >= 0; i-- {
-			if failed := holds[i].release(); !ended { // what has ended can't be let go
+		for i := len(holds) - 1; i > 0; i-- {
+			if failed := holds[i].release(); !ended {
 				err = errors.Join(err, failed)
 			}
 		}
-		if len(holds) > 0 {
-			k.paused += holds[0].times.Pause // from before the others' first stop until after their last
-		}
 	}()
-	for _, c := range k.parts {
+	for _, c := range k.parts[1:] {
 		h := c.hold(ctx)
 		holds = append(holds, h)
-		if err := h.stopped(); err != nil {
-			if pid := c.Process.PID(); len(holds) > 1 && errors.Is(err, procfs.ErrGone) {
-				return refused(codeMoving, processSubject(pid), "it has just ended", "try again")
-			}
-			return err
+		if err := h.stopped(); errors.Is(err, procfs.ErrGone) {
+			return false, refused(codeMoving, processSubject(c.Process.PID()), "it has just ended", "try again")
+		} else if err != nil {
+			return false, err
 		}
 	}
+	kept, err := k.write(ctx, holds)
+	if err != nil {
+		return false, err
+	}
+	defer func() { err = errors.Join(err, kept.Leaving.Close()) }()
+	if k.written != nil {
+		if err := k.written(root, k.parts[0]); err != nil {
+			return false, err
+		}
+	}
+	if k.options.LeaveRunning {
+		return false, nil
+	}
+	if k.bytes, err = k.writer.Commit(k.image); err != nil {
+		return false, err
+	}
+	if err := kept.Leaving.Hold(); err != nil {
+		return false, err
+	}
+	if err := endAll(k.image.Processes, root); err != nil {
+		return true, err
+	}
+	if note := kept.Leaving.Ended(); note != "" {
+		k.notes = append(k.notes, note)
+	}
+	return true, nil
+}
+
+// write writes all processes down, which are held. After an error nothing is left to be
+// closed.
+func (k *whole) write(ctx context.Context, holds []held) (_ *descriptor.Kept, err error) {
 	img := &image.Image{Taken: time.Now().UTC().Round(0), Model: k.Model, Machine: k.machine}
 	for i, c := range k.parts {
 		var b image.Process
@@ -194,63 +238,46 @@ func (k *whole) held(ctx context.Context) (err error) {
 			b, err = c.write(ctx, s)
 			return err
 		}); err != nil {
-			return err
+			return nil, err
 		}
 		img.Processes = append(img.Processes, b)
 	}
 	if refusals := refuseRelations(img.Processes); len(refusals) > 0 {
-		return joined(refusals)
+		return nil, joined(refusals)
 	}
 	objects := gather(k.parts, img.Processes)
 	if img.Objects, err = dumpObjects(objects, k.writer, k.files); err != nil {
-		return err
+		return nil, err
 	}
 	place := func(device, inode uint64) (int, bool) { return placeOf(objects, device, inode) }
 	kept, err := k.found.Dump(ctx, descriptor.Store{Peeking: peeking(k.parts, holds), Append: k.writer.Append, Mapped: place, Objects: len(img.Objects)})
 	if err != nil {
-		return err
+		return nil, err
 	}
-	defer func() { err = errors.Join(err, kept.Leaving.Close()) }()
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, kept.Leaving.Close())
+		}
+	}()
 	img.Held = kept.Leaving.Name()
 	img.Files, img.Objects = kept.Files, append(img.Objects, kept.Objects...)
 	for i := range img.Processes {
 		b := &img.Processes[i]
 		b.Descriptors = kept.Descriptors[b.PID]
 		if r := k.members[i].foreignTerminal(b, kept.HasMaster); r != nil {
-			return *r
+			return nil, *r
 		}
 	}
 	monotonic, boot, err := kernel.SinceBoot()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	img.Machine.Monotonic, img.Machine.SinceBoot = time.Duration(monotonic), time.Duration(boot)
 	if threads := img.Processes[0].Threads; len(threads) > 0 {
 		extended(img, &threads[0])
 	}
-	if k.written != nil {
-		if err := holds[0].do(func(s *tracee.Session) error { return k.written(s, k.parts[0]) }); err != nil {
-			return err
-		}
-	}
 	k.image = img
-	if k.options.LeaveRunning {
-		return nil
-	}
-	if k.bytes, err = k.writer.Commit(img); err != nil {
-		return err
-	}
-	if err := kept.Leaving.Hold(); err != nil {
-		return err
-	}
-	ended = true
-	if err := endAll(img.Processes, holds[0]); err != nil {
-		return err
-	}
-	if note := kept.Leaving.Ended(); note != "" {
-		k.notes = append(k.notes, note)
-	}
-	return nil
+	return kept, nil
 }
 
 // write writes one process down, but for its descriptors.

@@ -14,13 +14,9 @@ import (
 // endAll ends all processes, which are held, the root first. Of several the root's main
 // thread is let make the calls, where it may: it then makes all of them, itself last, also
 // if vOS dies meanwhile.
-func endAll(processes []image.Process, root *hold) error {
+func endAll(processes []image.Process, root *tracee.Session) error {
 	if len(processes) > 1 {
-		// What it could not do is done below.
-		_ = root.do(func(s *tracee.Session) error {
-			endTogether(s, processes)
-			return nil
-		})
+		endTogether(root, processes) // what it could not do is done below
 	}
 	var errs []error
 	for i := range processes {

@@ -6,15 +6,38 @@ import (
 	"github.com/virtualizing-os/vos/internal/tracee"
 )
 
-// A hold is a process whose threads all stand still, and the session that holds it, on a
-// thread of its own: several processes are held at a time.
-type hold struct {
-	work    chan func(*tracee.Session) error
-	answers chan error // of the stop, then of each work; closed at the end
+// held is a process whose threads all stand still.
+type held interface {
+	// do lets its session do something. After an error nothing more is asked of it.
+	do(f func(*tracee.Session) error) error
+	// release lets the process go, and returns the error of its session.
+	release() error
+}
 
-	times    tracee.Times // at the end
-	err      error        // likewise
+// here is the process that the calling thread holds, which lets it go afterwards.
+type here struct{ session *tracee.Session }
+
+func (h here) do(f func(*tracee.Session) error) error { return f(h.session) }
+
+func (h here) release() error { return nil }
+
+// A hold is a process that is held on a thread of its own: several are held at a time.
+type hold struct {
+	work     chan func(*tracee.Session) error
+	answers  chan error // of the stop, then of each work; closed at the end
+	err      error      // at the end
 	released bool
+}
+
+// stop stops all threads of the process.
+func (c *commit) stop(s *tracee.Session) error {
+	if err := s.Prepare(); err != nil {
+		return err
+	}
+	if err := s.StopAll(); err != nil {
+		return err
+	}
+	return c.lookAtStopped()
 }
 
 // hold begins to stop a process.
@@ -22,24 +45,17 @@ func (c *commit) hold(ctx context.Context) *hold {
 	h := &hold{work: make(chan func(*tracee.Session) error), answers: make(chan error)}
 	go func() {
 		defer close(h.answers)
-		h.times, h.err = tracee.Do(ctx, c.Process, tracee.Options{}, func(s *tracee.Session) (err error) {
-			if err := s.Prepare(); err != nil {
-				return err
-			}
-			if err := s.StopAll(); err != nil {
-				return err
-			}
-			if err := c.lookAtStopped(); err != nil {
+		_, h.err = tracee.Do(ctx, c.Process, tracee.Options{}, func(s *tracee.Session) error {
+			if err := c.stop(s); err != nil {
 				return err
 			}
 			h.answers <- nil
 			for f := range h.work {
-				// After an error nothing more is asked of it.
-				if err = f(s); err != nil {
-					h.answers <- err
+				err := f(s)
+				h.answers <- err
+				if err != nil {
 					return err
 				}
-				h.answers <- nil
 			}
 			return nil
 		})
@@ -61,14 +77,13 @@ func (h *hold) stopped() error {
 	return errMoved
 }
 
-// do lets the session do something, and returns its error, with which it has ended.
+// do implements held. After an error the session has ended.
 func (h *hold) do(f func(*tracee.Session) error) error {
 	h.work <- f
 	return h.stopped()
 }
 
-// release lets the process go, if that was not done yet, and returns the error of the
-// session.
+// release implements held. The second time it does nothing.
 func (h *hold) release() error {
 	if h.released {
 		return nil

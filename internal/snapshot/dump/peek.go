@@ -13,7 +13,7 @@ import (
 
 // peeking lets a thread of a process, which is held, set SO_PEEK_OFF of a socket for the
 // time of a function.
-func peeking(parts []*commit, holds []*hold) func(pid, fd int, f func() error) error {
+func peeking(parts []*commit, holds []held) func(pid, fd int, f func() error) error {
 	return func(pid, fd int, f func() error) error {
 		i := slices.IndexFunc(parts, func(c *commit) bool { return c.Process.PID() == pid })
 		var failed error
