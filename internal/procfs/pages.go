@@ -20,6 +20,7 @@ func (r PageRange) Pages() int { return int((r.End - r.Start) / PageSize) }
 // Bits of an entry of /proc/PID/pagemap, Documentation/admin-guide/mm/pagemap.
 const (
 	entryBytes   = 8
+	entryGuard   = 1 << 58 // of MADV_GUARD_INSTALL, since Linux 6.15
 	entryFile    = 1 << 61 // of the file, or shared
 	entrySwapped = 1 << 62
 	entryPresent = 1 << 63
@@ -72,6 +73,10 @@ var (
 		kernel.PageQuery{Any: kernel.PagePresent | kernel.PageSwapped},
 		func(e uint64) bool { return e&(entryPresent|entrySwapped) != 0 },
 	}
+	guardPages = pageClass{
+		kernel.PageQuery{Any: kernel.PageGuard},
+		func(e uint64) bool { return e&entryGuard != 0 },
+	}
 )
 
 // PrivatePages appends the ranges of pages within [start, end) of private file
@@ -89,6 +94,16 @@ func (m *Pagemap) PrivatePages(ranges []PageRange, start, end uint64) ([]PageRan
 // page that was only read.)
 func (m *Pagemap) TouchedPages(ranges []PageRange, start, end uint64) ([]PageRange, error) {
 	return m.find(ranges, start, end, &touchedPages)
+}
+
+// GuardPages appends the ranges of guard pages (MADV_GUARD_INSTALL) within [start, end).
+// Kernels before Linux 6.15 tell of none.
+func (m *Pagemap) GuardPages(ranges []PageRange, start, end uint64) ([]PageRange, error) {
+	guards, err := m.find(ranges, start, end, &guardPages)
+	if errors.Is(err, syscall.EINVAL) {
+		return ranges, nil
+	}
+	return guards, err
 }
 
 func (m *Pagemap) find(ranges []PageRange, start, end uint64, class *pageClass) ([]PageRange, error) {

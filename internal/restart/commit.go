@@ -3,8 +3,6 @@ package restart
 import (
 	"context"
 	"errors"
-	"fmt"
-	"os"
 	"slices"
 	"strings"
 	"time"
@@ -49,7 +47,7 @@ func (p *Plan) Commit(ctx context.Context) (result Result, err error) {
 	if result.Before, err = memoryOf(p.Process); err != nil {
 		return result, err
 	}
-	pagemap, err := os.Open(fmt.Sprintf("/proc/%d/pagemap", p.Process.PID()))
+	pagemap, err := p.Process.OpenPagemap()
 	if err != nil {
 		return result, err
 	}
@@ -63,6 +61,9 @@ func (p *Plan) Commit(ctx context.Context) (result Result, err error) {
 		result.Rounds++
 		result.Paused += times.Pause
 		result.Longest = max(result.Longest, times.Pause)
+		if err != nil && !r.lost && !errors.Is(err, procfs.ErrGone) {
+			err = p.abandon(err)
+		}
 		if err != nil {
 			return result, err
 		}
@@ -84,7 +85,8 @@ func (p *Plan) Commit(ctx context.Context) (result Result, err error) {
 	return result, err
 }
 
-// abandon gives back what was mapped for areas that are not done, after an interrupt.
+// abandon gives back what was mapped for areas that are not done, after an interrupt or
+// an error.
 func (p *Plan) abandon(why error) error {
 	r := &round{Plan: p}
 	r.leaveAll("it was broken off")

@@ -34,7 +34,6 @@ type Plan struct {
 	Refusals []api.Refusal
 	Bytes    uint64 // of memory that would be copied
 	Left     []Left // what stays as it is
-	Mappings int    // those that would be made anew
 
 	options Options
 	areas   []*area
@@ -265,7 +264,6 @@ func (p *Plan) add(m procfs.Mapping, flags []string, touched []procfs.PageRange)
 			a.advice = append(a.advice, adviseNoHuge)
 		}
 	}
-	p.Mappings++
 	for _, r := range touched {
 		p.Bytes += r.End - r.Start
 	}

@@ -10,7 +10,6 @@ import (
 const (
 	codePinned api.Code = "pinned_memory"
 	codeShared api.Code = "shared_address_space"
-	codeNoRoom api.Code = "no_address_space"
 )
 
 func pinned(pid int, detail string) api.Refusal {
@@ -22,9 +21,4 @@ func shared(pid, other int) api.Refusal {
 	return api.Refusal{Code: codeShared, Subject: fmt.Sprintf("process %d", pid),
 		Detail: fmt.Sprintf("process %d has the same address space and can't be stopped with it", other),
 		Remedy: "try again when that process has ended, or has become another program"}
-}
-
-func noRoom(pid int, size uint64) api.Refusal {
-	return api.Refusal{Code: codeNoRoom, Subject: fmt.Sprintf("process %d", pid),
-		Detail: fmt.Sprintf("its address space has no gap of %d bytes to copy to", size), Remedy: "restart the program"}
 }

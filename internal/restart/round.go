@@ -4,12 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"slices"
 	"strings"
 	"syscall"
 
-	"github.com/virtualizing-os/vos/internal/kernel"
 	"github.com/virtualizing-os/vos/internal/procfs"
 	"github.com/virtualizing-os/vos/internal/tracee"
 )
@@ -33,8 +31,8 @@ const (
 type piece struct {
 	*area
 	start, end uint64
-	runs       []kernel.PageRegion // what is to be copied
-	guards     []kernel.PageRegion
+	runs       []procfs.PageRange // what is to be copied
+	guards     []procfs.PageRange
 }
 
 func (p *piece) copyAt() uint64 { return p.staged + (p.start - p.Start) }
@@ -71,11 +69,12 @@ func (p *Plan) nextRound() (pieces []*piece) {
 type round struct {
 	*Plan
 	session *tracee.Session
-	pagemap *os.File
+	pagemap *procfs.Pagemap
 	pieces  []*piece
 	maps    []procfs.Mapping
 	solo    *tracee.Solo
 	result  *Result
+	lost    bool // threads may be in memory that would be given back
 }
 
 // held does a round while all threads stand still.
@@ -96,17 +95,17 @@ func (r *round) held(ctx context.Context) (err error) {
 	if err := s.Borrow(); err != nil {
 		return err
 	}
-	if err := r.prepare(ctx); err != nil || len(r.pieces) == 0 {
-		if err != nil {
-			r.leaveAll("it was broken off")
+	err = r.prepare(ctx)
+	if err == nil && len(r.pieces) > 0 {
+		if err = r.swap(); err != nil && !errors.Is(err, tracee.ErrNotBegun) {
+			r.lost = true
+			return err
 		}
-		return errors.Join(err, r.tidy())
 	}
-	// After an error the threads may still be in the memory that would be given back.
-	if err := r.swap(); err != nil {
-		return err
+	if err != nil {
+		r.leaveAll("it was broken off")
 	}
-	return r.tidy()
+	return errors.Join(err, r.tidy())
 }
 
 // prepare makes the copies.
@@ -190,16 +189,11 @@ func (r *round) holds(q *piece) bool {
 }
 
 // scan finds the pages of a piece that have something in them, and its guard pages.
-func (r *round) scan(q *piece) error {
-	query := &kernel.PageQuery{Any: kernel.PagePresent | kernel.PageSwapped}
-	var err error
-	if q.runs, err = kernel.AppendPages(nil, r.pagemap, q.start, q.end, query); err != nil {
+func (r *round) scan(q *piece) (err error) {
+	if q.runs, err = r.pagemap.TouchedPages(nil, q.start, q.end); err != nil {
 		return err
 	}
-	guards := &kernel.PageQuery{Any: kernel.PageGuard}
-	if q.guards, err = kernel.AppendPages(nil, r.pagemap, q.start, q.end, guards); errors.Is(err, syscall.EINVAL) {
-		err = nil // a kernel before Linux 6.15
-	}
+	q.guards, err = r.pagemap.GuardPages(nil, q.start, q.end)
 	return err
 }
 
@@ -215,7 +209,8 @@ func (r *round) stage() error {
 		}
 		at, ok := gaps.take(q.Size(), q.Start%hugePage)
 		if !ok {
-			return noRoom(r.Process.PID(), q.Size())
+			q.left = "no gap in the address space for a copy"
+			continue
 		}
 		fresh = append(fresh, q)
 		calls = append(calls, call(syscall.SYS_MMAP, at, q.Size(), uint64(q.Perms&7), q.flags|mapFixedNoReplace, ^uint64(0), 0))
@@ -232,18 +227,12 @@ func (r *round) stage() error {
 		return err
 	}
 	r.drop()
-	if calls, err = r.likeness(fresh); err != nil {
-		return err
-	}
-	results, err = r.session.Run(calls)
-	for i, result := range results {
-		err = errors.Join(err, calls[i].Err(result))
-	}
-	return err
+	return r.liken(fresh)
 }
 
-// likeness are the calls that make copies what they are copies of.
-func (r *round) likeness(fresh []*piece) (calls []tracee.Call, err error) {
+// liken makes copies what they are copies of.
+func (r *round) liken(fresh []*piece) error {
+	var calls []tracee.Call
 	for _, q := range fresh {
 		if q.staged == 0 {
 			continue
@@ -252,11 +241,14 @@ func (r *round) likeness(fresh []*piece) (calls []tracee.Call, err error) {
 			calls = append(calls, call(syscall.SYS_MADVISE, q.staged, q.Size(), advice))
 		}
 		if name, named := strings.CutPrefix(q.Path, "[anon:"); named {
+			// The session has room for one name at a time.
 			at, err := r.session.Data(append([]byte(strings.TrimSuffix(name, "]")), 0))
 			if err != nil {
-				return nil, err
+				return err
 			}
-			calls = append(calls, call(syscall.SYS_PRCTL, prctlSetVMA, prctlVMAName, q.staged, q.Size(), at))
+			if _, err := r.session.Call(syscall.SYS_PRCTL, prctlSetVMA, prctlVMAName, q.staged, q.Size(), at); err != nil {
+				return err
+			}
 		}
 	}
 	for _, q := range r.pieces {
@@ -264,7 +256,11 @@ func (r *round) likeness(fresh []*piece) (calls []tracee.Call, err error) {
 			calls = append(calls, call(syscall.SYS_MADVISE, q.copyAt()+(g.Start-q.start), g.End-g.Start, adviseGuard))
 		}
 	}
-	return calls, nil
+	results, err := r.session.Run(calls)
+	for i, result := range results {
+		err = errors.Join(err, calls[i].Err(result))
+	}
+	return err
 }
 
 func call(number uint64, args ...uint64) tracee.Call {

@@ -75,6 +75,11 @@ func (s *Session) CheckSolo(calls []Call) error {
 		if t.regs.CS != userCodeSegment {
 			return not64BitRefusal(s.process.PID())
 		}
+		if _, err := kernel.GetRseqConfiguration(tid); errors.Is(err, syscall.EIO) {
+			return fmt.Errorf("%w: restartable sequences are told of from Linux 5.13 on", kernel.ErrNotSupported)
+		} else if err != nil {
+			return err
+		}
 		b := &borrowed{thread: t}
 		if b.seccomp, err = readSeccomp(tid, main.Seccomp); err != nil {
 			return err
@@ -91,19 +96,19 @@ func (s *Session) CheckSolo(calls []Call) error {
 // RunAlone makes calls in one thread, while all others are barred, and returns their
 // results. All threads are stopped, and none is borrowed. The restartable sequences of
 // the thread are registered anew behind the calls, so that they may replace the memory
-// in which the kernel notes its CPU. After an error threads may be on their way home:
-// the session is to end.
+// in which the kernel notes its CPU. An error that does not wrap ErrNotBegun leaves
+// threads that may be on their way home: the memory is not to be unmapped any more.
 func (s *Session) RunAlone(solo *Solo, calls []SoloCall) ([]uint64, error) {
 	if s.borrowed != nil || len(s.threads) > solo.threads || len(calls) > solo.calls-soloMore {
-		return nil, fmt.Errorf("make %d calls alone among %d threads: the room is for %d and %d, and none may be borrowed",
-			len(calls), len(s.threads), solo.calls-soloMore, solo.threads)
+		return nil, fmt.Errorf("%w: %d calls among %d threads, the room is for %d and %d, and none may be borrowed",
+			ErrNotBegun, len(calls), len(s.threads), solo.calls-soloMore, solo.threads)
 	}
 	p, err := s.layOut(solo, calls)
-	if err != nil {
-		return nil, err
+	if err == nil {
+		err = s.barAll(p)
 	}
-	if err := s.barAll(p); err != nil {
-		return nil, err
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrNotBegun, err)
 	}
 	if err := s.runSolo(p); err != nil {
 		return nil, fmt.Errorf("make calls alone in process %d: %w", s.process.PID(), err)
@@ -115,6 +120,9 @@ func (s *Session) RunAlone(solo *Solo, calls []SoloCall) ([]uint64, error) {
 	}
 	return s.soloResults(p)
 }
+
+// ErrNotBegun is that of the calls of a solo none was made, and no thread knows of it.
+var ErrNotBegun = errors.New("no call was made alone")
 
 // A performance is a solo as it stands in memory.
 type performance struct {
@@ -141,7 +149,7 @@ func (s *Session) layOut(solo *Solo, calls []SoloCall) (*performance, error) {
 		}
 	}
 	q, err := kernel.GetRseqConfiguration(p.tids[0])
-	if err != nil && !errors.Is(err, syscall.EIO) { // older than Linux 5.13
+	if err != nil {
 		return nil, err
 	}
 	if p.rseq = q.Pointer != 0; p.rseq {

@@ -121,6 +121,25 @@ static void *churn_loop(void *arg)
 	return 0;
 }
 
+/* hide_loop has memory that it may not touch most of the time. */
+static void *hide_loop(void *arg)
+{
+	struct counter *c = arg;
+	char *at = map(SHARED * PAGE);
+	for (uint64_t n = 1;; n++) {
+		for (int p = 0; p < SHARED; p++)
+			*word(at, p, 9) = n * (uint64_t)p;
+		must(mprotect(at, SHARED * PAGE, PROT_NONE), "mprotect");
+		sleep_ms(3);
+		must(mprotect(at, SHARED * PAGE, PROT_READ | PROT_WRITE), "mprotect");
+		for (int p = 0; p < SHARED; p++)
+			if (*word(at, p, 9) != n * (uint64_t)p)
+				wrong("hidden page %d is another", p);
+		bump(c);
+	}
+	return 0;
+}
+
 static void *code_loop(void *arg)
 {
 	struct counter *c = arg;
@@ -254,6 +273,7 @@ int main(int argc, char **argv)
 	spawn(sleep_loop, counter("sleeps"));
 	spawn(churn_loop, counter("churns"));
 	spawn(code_loop, counter("codes"));
+	spawn(hide_loop, counter("hidings"));
 	spawn(signal_loop, 0);
 	spawn(cpu_loop, counter("cpus"));
 	spawn(fork_loop, counter("children"));
