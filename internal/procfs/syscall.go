@@ -27,6 +27,16 @@ func (p *Process) Syscall(tid int) (s Syscall, err error) {
 	return s, err
 }
 
+// WaitChannel returns the name of the kernel's function in which one thread waits; "0" is
+// none, or not told. It needs the right to trace it.
+func (p *Process) WaitChannel(tid int) (name string, err error) {
+	err = p.read("task/"+strconv.Itoa(tid)+"/wchan", func(text []byte) error {
+		name = string(bytes.TrimSpace(text))
+		return nil
+	})
+	return name, err
+}
+
 // ParseSyscall reads the text of a syscall file.
 func ParseSyscall(text []byte) (Syscall, error) {
 	if bytes.Equal(bytes.TrimSpace(text), []byte("running")) {

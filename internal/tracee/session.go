@@ -26,6 +26,10 @@ type Options struct {
 	// for, as it was when the caller looked at it; nil takes the one that runs
 	// now. Another one means that the process became another program by execve.
 	Identity procfs.Auxv
+	// Interrupted tells of a stopped thread that goes on with a system call that was
+	// interrupted before (restart_syscall), and whose code does not tell which, its
+	// number, where the caller knows; 0 is not known. nil knows none.
+	Interrupted func(tid int) uint64
 	// Ordinary leaves the tracing thread at its scheduling policy.
 	Ordinary bool
 }

@@ -91,7 +91,8 @@ func (s *Session) wayHome(t *thread) kernel.Registers {
 // nameRestarted gives a thread that is to go on with a system call by restart_syscall,
 // as it was interrupted more than once, that call to make: what restart_syscall would go
 // on with only this thread's kernel knows. Its number stands in the instruction before
-// the one that called it (mov $number, %eax; syscall).
+// the one that called it (mov $number, %eax; syscall), or else Options.Interrupted may
+// know it.
 func (s *Session) nameRestarted(t *thread, regs *kernel.Registers) error {
 	if regs.RAX != sysRestartSyscall || regs.RIP == t.regs.RIP {
 		return nil // it makes no call again, or another
@@ -102,6 +103,12 @@ func (s *Session) nameRestarted(t *thread, regs *kernel.Registers) error {
 		switch number := binary.LittleEndian.Uint32(code[1:]); number {
 		case syscall.SYS_NANOSLEEP, syscall.SYS_CLOCK_NANOSLEEP, syscall.SYS_POLL, syscall.SYS_FUTEX:
 			regs.RAX = uint64(number)
+			return nil
+		}
+	}
+	if s.options.Interrupted != nil {
+		if number := s.options.Interrupted(t.tid); number != 0 {
+			regs.RAX = number
 			return nil
 		}
 	}

@@ -167,7 +167,7 @@ func (c *commit) lookAgain() (err error) {
 func (k *whole) held(ctx context.Context) error {
 	var failed error
 	ended := false
-	times, err := tracee.Do(ctx, k.Process, tracee.Options{}, func(s *tracee.Session) error {
+	times, err := tracee.Do(ctx, k.Process, tracee.Options{Interrupted: k.parts[0].interrupted}, func(s *tracee.Session) error {
 		if failed = k.parts[0].stop(s); failed == nil {
 			ended, failed = k.hold(ctx, s)
 		}

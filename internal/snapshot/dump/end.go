@@ -47,13 +47,11 @@ func endTogether(s *tracee.Session, processes []image.Process) {
 }
 
 // awaitEnd waits for a moment until processes that were ended have let go of what they
-// had: of a tree nobody but its members could wait for all.
+// had: vos is not their parent, which could wait for them.
 func (k *whole) awaitEnd() {
-	if len(k.members) == 1 {
-		return
-	}
 	const patience = 5 * time.Second
-	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(time.Millisecond) {
+	const often = 100 * time.Microsecond
+	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(often) {
 		if !slices.ContainsFunc(k.members, func(m *member) bool {
 			stat, err := m.Process.Stat()
 			return err == nil && (!stat.Zombie() || stat.Threads > 1)

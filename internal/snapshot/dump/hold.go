@@ -45,7 +45,7 @@ func (c *commit) hold(ctx context.Context) *hold {
 	h := &hold{work: make(chan func(*tracee.Session) error), answers: make(chan error)}
 	go func() {
 		defer close(h.answers)
-		_, h.err = tracee.Do(ctx, c.Process, tracee.Options{}, func(s *tracee.Session) error {
+		_, h.err = tracee.Do(ctx, c.Process, tracee.Options{Interrupted: c.interrupted}, func(s *tracee.Session) error {
 			if err := c.stop(s); err != nil {
 				return err
 			}

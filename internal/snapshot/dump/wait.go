@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io/fs"
 	"math"
+	"strings"
 	"syscall"
 	"time"
 
@@ -25,11 +26,15 @@ import (
 // Of several timers that could be a thread's the last is taken. It so never waits for
 // less than its time, and for more only where somebody else's wait has ended just then.
 type waits struct {
-	resumed map[int]uint64 // threads in restart_syscall, with how often each has waited
+	resumed map[int]resumed // threads in restart_syscall
 	timers  []procfs.Wakeup
 	stopped time.Duration // when all were, on CLOCK_MONOTONIC
 	gone    []procfs.Wakeup
 }
+
+// A resumed is a thread in restart_syscall: how often it has waited by then, and the
+// number of the call that it goes on with, or 0.
+type resumed struct{ waits, number uint64 }
 
 // Waits that are shorter begin anew: they are over soon.
 const shortWait = 20 * time.Millisecond
@@ -109,21 +114,19 @@ func (c *commit) lookAtWaits(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	c.waits.resumed = make(map[int]uint64)
+	c.waits.resumed = make(map[int]resumed)
 	for _, tid := range tids {
 		if call, err := c.Process.Syscall(tid); err != nil || call.Number != sysRestart {
 			continue
 		}
-		status, err := c.Process.ThreadStatus(tid)
-		if err != nil {
-			continue // it has ended
+		if c.waits.resumed[tid], err = c.lookAtResumed(tid); err != nil {
+			delete(c.waits.resumed, tid) // it has ended
 		}
-		c.waits.resumed[tid] = status.Waits
 	}
 	for range timersRead {
 		timers, err := procfs.Wakeups()
 		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
-			c.waits.resumed = nil // nothing can be known
+			c.waits.timers = nil // nothing can be known of what is left
 			return nil
 		}
 		if err != nil {
@@ -132,6 +135,58 @@ func (c *commit) lookAtWaits(ctx context.Context) (err error) {
 		c.waits.timers = append(c.waits.timers, timers...)
 	}
 	return nil
+}
+
+// lookAtResumed looks at a thread in restart_syscall. What it goes on with shows in the
+// kernel's function in which it waits.
+func (c *commit) lookAtResumed(tid int) (r resumed, err error) {
+	before, err := c.Process.ThreadStatus(tid)
+	if err != nil {
+		return r, err
+	}
+	call, err := c.Process.Syscall(tid)
+	if err != nil {
+		return r, err
+	}
+	channel, err := c.Process.WaitChannel(tid)
+	if err != nil {
+		return r, err
+	}
+	after, err := c.Process.ThreadStatus(tid)
+	if err != nil {
+		return r, err
+	}
+	if r.waits = after.Waits; before.Waits == after.Waits && call.Number == sysRestart {
+		r.number = waitsIn(channel)
+	}
+	return r, nil
+}
+
+// waitsIn returns the system call of which a thread waits in a function of the kernel, if
+// it is one that restart_syscall goes on with; 0 is not known. That of nanosleep has no
+// name there.
+func waitsIn(channel string) uint64 {
+	switch {
+	case strings.HasPrefix(channel, "futex_"):
+		return syscall.SYS_FUTEX
+	case strings.HasPrefix(channel, "poll_schedule_timeout"):
+		return syscall.SYS_POLL
+	}
+	return 0
+}
+
+// interrupted is tracee.Options.Interrupted, by what lookAtWaits saw: the thread has not
+// waited for anything since, but for its stop.
+func (c *commit) interrupted(tid int) uint64 {
+	r, known := c.waits.resumed[tid]
+	if !known {
+		return 0
+	}
+	status, err := c.status(tid)
+	if err != nil || status.Waits != r.waits+1 {
+		return 0
+	}
+	return r.number
 }
 
 // timed returns the threads that wait for a span of time and were not interrupted since,
@@ -175,7 +230,7 @@ func (c *commit) awaitResumed(tids []int) {
 // lookAtStopped reads the list of timers again, when all threads are stopped.
 func (c *commit) lookAtStopped() error {
 	w := &c.waits
-	if len(w.resumed) == 0 {
+	if len(w.timers) == 0 {
 		return nil
 	}
 	left, err := procfs.Wakeups()
@@ -226,7 +281,7 @@ func (c *commit) restart(m *procfs.Memory, state *tracee.ThreadState) (*image.Re
 	if err != nil {
 		return nil, err
 	}
-	if status.Waits != before+1 { // its stop is the one
+	if status.Waits != before.waits+1 { // its stop is the one
 		return nil, nil
 	}
 	last, least := time.Duration(0), c.waits.stopped
