@@ -24,6 +24,7 @@ type Socket struct {
 	Abstract  bool   // Name is no path
 	Peer      uint64 // of unix: the inode of the socket at the other end; 0 is none
 	FileInode uint32 // of unix: the lower half of the inode of the file that it was bound to; 0 is none, or not known
+	PeerName  string // of unix: what the other end is bound to, where it is known
 	Shutdown  int    // of unix: bit 0 tells that it receives no more, bit 1 that it sends no more
 
 	// Receive and Send are the bytes in the queues; of a socket that listens, the

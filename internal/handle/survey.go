@@ -238,6 +238,9 @@ func (s *Survey) findSockets(p *procfs.Process, handles []Handle) (*socketTable,
 		}
 		// The kernel's name of a protocol says less than its table.
 		if found, ok := t.byInode[h.Inode]; ok && found.Family == h.Socket.Family {
+			if found.Family == "unix" && found.Peer != 0 {
+				found.PeerName = t.byInode[found.Peer].Name
+			}
 			h.Socket = &found
 			if found.Abstract && strings.HasPrefix(found.Name, socketPrefix) {
 				h.Own = OwnLeft

@@ -108,6 +108,18 @@ func (r Raw) Listen(backlog int) error {
 	return nil
 }
 
+// Accept takes a connection that waits, accept4(2).
+func (r Raw) Accept() (Raw, error) {
+	fd, err := retry(func() (int, error) {
+		fd, _, err := unix.Accept4(int(r), unix.SOCK_CLOEXEC)
+		return fd, err
+	})
+	if err != nil {
+		return -1, fmt.Errorf("accept a connection: %w", err)
+	}
+	return Raw(fd), nil
+}
+
 // Shutdown ends receiving (0), sending (1) or both (2), shutdown(2).
 func (r Raw) Shutdown(how int) error {
 	if err := unix.Shutdown(int(r), how); err != nil {

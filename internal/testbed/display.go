@@ -67,6 +67,10 @@ func StartDisplay(width, height int) (_ *Display, err error) {
 	return d, nil
 }
 
+// DisplayOf is a display by its name, that somebody else starts and stops: Xvfb with
+// -fbdir folder.
+func DisplayOf(name, folder string) *Display { return &Display{name: name, folder: folder} }
+
 // RunDisplay is [StartDisplay] for the length of a test.
 func RunDisplay(tb TB, width, height int) *Display {
 	tb.Helper()

@@ -65,7 +65,7 @@ func Look(ctx context.Context, processes []*procfs.Process, o Options) (*Found, 
 		return nil, nil, err
 	}
 	f.model = modelOf(handles)
-	return f, append(refusals, more...), nil
+	return f, append(append(refusals, more...), f.nameless()...), nil
 }
 
 // Model returns how much of the program's surroundings its descriptors need.

@@ -3,6 +3,7 @@ package descriptor
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/virtualizing-os/vos/internal/handle"
 	"github.com/virtualizing-os/vos/internal/image"
@@ -40,12 +41,11 @@ func Open(im *image.Image, r Restoring) (_ *Opened, err error) {
 	if err := o.block(); err != nil {
 		return nil, err
 	}
-	for i := range im.Files {
-		raw, err := o.open(i)
-		if err != nil {
+	o.files = slices.Repeat([]kernel.Raw{-1}, len(im.Files))
+	for _, i := range order(im) {
+		if o.files[i], err = o.open(i); err != nil {
 			return nil, fmt.Errorf("make open file %d, a %s: %w", i, im.Files[i].Kind, err)
 		}
-		o.files = append(o.files, raw)
 	}
 	for _, f := range o.later {
 		if err := f(); err != nil {

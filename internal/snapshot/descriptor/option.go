@@ -25,6 +25,7 @@ const (
 	soType         = 3
 	soSendBuffer   = 7
 	soReceive      = 8
+	soCredentials  = 17 // SO_PEERCRED: process, user, group
 	soDevice       = 25
 	soGetFilter    = 26
 	soAccepts      = 30

@@ -105,7 +105,11 @@ func check(im *image.Image) error {
 		case handle.KindMemfd:
 			missing = f.Object < 0 || f.Object >= len(im.Objects) || im.Objects[f.Object].Kind != "memfd"
 		case handle.KindSocket:
-			if err := checkSocket(f.Socket); err != nil {
+			err := checkSocket(f.Socket)
+			if err == nil && f.Socket.Family == kernel.FamilyUnix {
+				_, err = listener(im, f.Socket)
+			}
+			if err != nil {
 				return fmt.Errorf("the image's open file %d is a socket: %w", i, err)
 			}
 		case handle.KindTerminal:

@@ -141,7 +141,7 @@ func checkSocket(s *image.Socket) error {
 	if s.Family == kernel.FamilyUnix {
 		if name := unixName(s.Local); name != "" && name[0] != 0 && name[0] != '/' {
 			return fmt.Errorf("its path %.100q is not absolute", name)
-		} else if name != "" && name[0] == '/' && s.Path == nil {
+		} else if name != "" && name[0] == '/' && s.Path == nil && (s.State != stateConnected || s.Type == socketDgram) {
 			return fmt.Errorf("nothing is known of its path %.100q", name)
 		}
 		right = s.Protocol == 0 && (streams || s.Type == socketDgram || s.Type == socketPacket)

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"strings"
 	"syscall"
 
 	"github.com/virtualizing-os/vos/internal/api"
@@ -16,9 +17,9 @@ import (
 	"github.com/virtualizing-os/vos/internal/kernel"
 )
 
-// A unixSocket is one end of a pair whose ends are both the program's, without names;
-// one that listens; one of datagrams that is bound, or is connected to a name; or one
-// that is none of these. The bytes in a stream are kept, and packets that
+// A unixSocket is one end of a pair or connection whose ends are both the program's; one
+// that listens; one of datagrams that is bound, or is connected to a name; or one that is
+// none of these. The bytes in a stream are kept, and packets that
 // wait (packet.go); descriptors in flight are refused.
 //
 // A path is bound anew: what is left of the socket there is removed if nobody has it,
@@ -39,11 +40,15 @@ func (unixSocket) look(l *looking, h *handle.Handle) (refusals []api.Refusal) {
 	case s.Type == "dgram" && s.Peer != 0 && (len(outside) > 0 || len(h.Peers) == 0):
 		// It is connected by a name, which dump asks for.
 	case len(outside) > 0:
-		return []api.Refusal{refusal(codeOutside, h, leadsTo(h)+", whose other end has "+holdersText(outside), inheritRemedy(h.FD))}
+		remedy := inheritRemedy(h.FD)
+		if isDisplay(s.PeerName) {
+			remedy = "run it with a display server of its own in the same tree, and checkpoint that with --tree: xvfb-run"
+		}
+		return []api.Refusal{refusal(codeOutside, h, leadsTo(h)+", whose other end has "+holdersText(outside), remedy)}
 	case s.Peer != 0 && len(h.Peers) == 0:
 		return []api.Refusal{refusal(codeOutside, h, leadsTo(h)+", whose other end is in nobody's hands: it waits to be accepted, or is in flight", "try again")}
-	case s.Type != "dgram" && s.State == stateConnected && s.Name != "":
-		return []api.Refusal{refusal(codeConnection, h, leadsTo(h)+", a connection by name within the program, which is not kept", "try again when it is closed")}
+	case s.Type != "dgram" && s.State == stateConnected:
+		return nil // by a name or not: see nameless
 	}
 	if s.Name != "" && !s.Abstract {
 		if _, err := l.socketPath(s); err != nil {
@@ -51,6 +56,11 @@ func (unixSocket) look(l *looking, h *handle.Handle) (refusals []api.Refusal) {
 		}
 	}
 	return refusals
+}
+
+// isDisplay reports whether X11 or Wayland is spoken at a name.
+func isDisplay(name string) bool {
+	return path.Dir(name) == "/tmp/.X11-unix" || strings.HasPrefix(path.Base(name), "wayland-")
 }
 
 // socketPath returns where the file of a bound socket is: at the path that it was bound
@@ -115,7 +125,12 @@ func (unixSocket) dump(d *dumping, h *handle.Handle, raw kernel.Raw, s *image.So
 	case s.PeerID != 0 && !d.ownSocket(s.PeerID):
 		return refusal(codeOutside, h, leadsTo(h)+", whose other end is not the program's", inheritRemedy(h.FD))
 	}
-	if err := d.keepPath(h, now, s); err != nil {
+	if s.State == stateConnected && s.Type != socketDgram {
+		err = d.keepName(h, s)
+	} else {
+		err = d.keepPath(h, now, s)
+	}
+	if err != nil {
 		return err
 	}
 	if s.Type != socketStream {
@@ -173,7 +188,7 @@ func keepQueue(h *handle.Handle, raw kernel.Raw, s *image.Socket) error {
 
 func (unixSocket) plan(p *planning, i int, s *image.Socket) []api.Refusal {
 	name := unixName(s.Local)
-	if name == "" {
+	if name == "" || s.State == stateConnected && s.Type != socketDgram {
 		return nil
 	}
 	what := name
@@ -238,11 +253,9 @@ func takenPath(kind int, name []byte) (bool, error) {
 	return !errors.Is(err, syscall.ECONNREFUSED) && !errors.Is(err, syscall.ENOENT), nil
 }
 
-// A pairEnds is the two ends of a pair that is made again.
-type pairEnds struct {
-	ends [2]kernel.Raw
-	id   uint64 // whose the first is
-}
+// A pairEnds is the two ends of a pair that is made again: first that by whose number it
+// is known.
+type pairEnds struct{ ends [2]kernel.Raw }
 
 func (unixSocket) open(o *Opened, i int, s *image.Socket) (kernel.Raw, error) {
 	if s.State == stateConnected && !byName(s) {
@@ -259,6 +272,12 @@ func (unixSocket) open(o *Opened, i int, s *image.Socket) (kernel.Raw, error) {
 	if err := o.fillBound(s); err != nil {
 		_ = raw.Close()
 		return -1, err
+	}
+	if s.State == stateListening {
+		if err := o.connectAt(raw, i); err != nil {
+			_ = raw.Close()
+			return -1, err
+		}
 	}
 	if byName(s) { // which may be that of one that is made later
 		o.later = append(o.later, func() error { return raw.Connect(s.Peer) })
@@ -311,13 +330,16 @@ func bindPath(raw kernel.Raw, s *image.Socket, name string) error {
 	return os.Rename(name, s.Path.Path)
 }
 
-// openPair makes both ends of a pair when the first of them is opened.
+// openPair makes both ends of a pair when the first of them is opened, if they were not
+// made with what they are connected by.
 func (o *Opened) openPair(s *image.Socket) (kernel.Raw, error) {
-	pair := o.pairs[s.PeerID]
-	at := 1
-	if pair == nil || s.PeerID == 0 || pair.id != s.PeerID {
+	pair, at := o.pairs[s.ID], 0
+	if pair == nil && s.PeerID != 0 {
+		pair, at = o.pairs[s.PeerID], 1
+	}
+	if pair == nil {
 		var err error
-		pair, at = &pairEnds{id: s.ID}, 0
+		pair, at = &pairEnds{}, 0
 		if pair.ends[0], pair.ends[1], err = kernel.NewSocketPair(s.Type); err != nil {
 			return -1, err
 		}
