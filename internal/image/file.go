@@ -111,20 +111,23 @@ type Inotify struct {
 
 // A Socket is a socket of any family.
 type Socket struct {
-	Family   int         `cbor:"family"`
-	Type     int         `cbor:"type"`
-	Protocol int         `cbor:"protocol"`
-	ID       uint64      `cbor:"id"`             // inode
-	State    string      `cbor:"state"`          // "unconnected", "listening", "established", "closed" …
-	Local    []byte      `cbor:"local"`          // struct sockaddr
-	Peer     []byte      `cbor:"peer"`           //
-	PeerID   uint64      `cbor:"peer_id"`        // inode, of unix sockets
-	Backlog  int         `cbor:"backlog"`        //
-	Options  []Option    `cbor:"options"`        //
-	Queue    []Packet    `cbor:"queue"`          // received, and not read yet
-	TCP      *TCP        `cbor:"tcp,omitempty"`  // of a connection
-	Path     *SocketPath `cbor:"path,omitempty"` // of a unix socket that is bound to one
-	Shutdown int         `cbor:"shutdown"`       // bit 1: no more receiving, bit 2: no more sending
+	Family      int          `cbor:"family"`
+	Type        int          `cbor:"type"`
+	Protocol    int          `cbor:"protocol"`
+	ID          uint64       `cbor:"id"`                    // inode
+	State       string       `cbor:"state"`                 // "unconnected", "listening", "established", "closed" …
+	Local       []byte       `cbor:"local"`                 // struct sockaddr
+	Peer        []byte       `cbor:"peer"`                  //
+	PeerID      uint64       `cbor:"peer_id"`               // inode, of unix sockets
+	Backlog     int          `cbor:"backlog"`               //
+	Options     []Option     `cbor:"options"`               //
+	Queue       []Packet     `cbor:"queue"`                 // received, and not read yet
+	Filter      []byte       `cbor:"filter,omitempty"`      // struct sock_filter, of classic BPF
+	Groups      []int        `cbor:"groups,omitempty"`      // of netlink: that it listens to
+	Memberships []Membership `cbor:"memberships,omitempty"` // in multicast groups
+	TCP         *TCP         `cbor:"tcp,omitempty"`         // of a connection
+	Path        *SocketPath  `cbor:"path,omitempty"`        // of a unix socket that is bound to one
+	Shutdown    int          `cbor:"shutdown"`              // bit 1: no more receiving, bit 2: no more sending
 }
 
 // A SocketPath is what the file of a unix socket is like. Socket.Local says where it was
@@ -142,6 +145,13 @@ type Option struct {
 	Level int
 	Name  int
 	Value []byte
+}
+
+// A Membership is a multicast group that a socket has joined on an interface.
+type Membership struct {
+	Level  int    `cbor:"level"`  // IPPROTO_IP or IPPROTO_IPV6
+	Device string `cbor:"device"` // name of the interface
+	Filter []byte `cbor:"filter"` // struct group_filter; the interface's number in it means nothing
 }
 
 // A Packet is bytes in a queue; of streams the boundaries mean nothing.

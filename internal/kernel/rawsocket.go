@@ -55,6 +55,63 @@ func (r Raw) SetOption(level, name int, value []byte) error {
 	return nil
 }
 
+// Ask is Option where the value is a question, which the answer replaces.
+func (r Raw) Ask(level, name int, value []byte) error {
+	size := uint32(len(value))
+	_, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(r), uintptr(level), uintptr(name),
+		uintptr(unsafe.Pointer(&value[0])), uintptr(unsafe.Pointer(&size)), 0)
+	if errno != 0 {
+		return fmt.Errorf("socket option %d of level %d: %w", name, level, errno)
+	}
+	return nil
+}
+
+// InterfaceIndex returns the number of a network interface that the socket's namespace
+// has.
+func (r Raw) InterfaceIndex(name string) (uint32, error) {
+	request, err := unix.NewIfreq(name)
+	if err == nil {
+		err = unix.IoctlIfreq(int(r), unix.SIOCGIFINDEX, request)
+	}
+	if err != nil {
+		return 0, fmt.Errorf("find the network interface %.20q: %w", name, err)
+	}
+	return request.Uint32(), nil
+}
+
+// maxFilter is how many instructions a socket's filter has at most, BPF_MAXINSNS, of
+// sizeOfInstruction bytes each.
+const (
+	maxFilter         = 4096
+	sizeOfInstruction = 8
+)
+
+// Filter returns a socket's filter, as SO_ATTACH_FILTER takes it: empty is none. One of
+// eBPF is EACCES.
+func (r Raw) Filter() ([]byte, error) {
+	b := make([]byte, maxFilter*sizeOfInstruction)
+	size := uint32(maxFilter) // the option is counted in instructions
+	_, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(r), unix.SOL_SOCKET, unix.SO_GET_FILTER,
+		uintptr(unsafe.Pointer(&b[0])), uintptr(unsafe.Pointer(&size)), 0)
+	if errno != 0 {
+		return nil, fmt.Errorf("read a socket's filter: %w", errno)
+	}
+	return b[:min(int(size), maxFilter)*sizeOfInstruction], nil
+}
+
+// SetFilter gives a socket a filter.
+func (r Raw) SetFilter(filter []byte) error {
+	n := len(filter) / sizeOfInstruction
+	if n == 0 || n > maxFilter || len(filter)%sizeOfInstruction != 0 {
+		return fmt.Errorf("a socket's filter of %d bytes: %w", len(filter), unix.EINVAL)
+	}
+	program := unix.SockFprog{Len: uint16(n), Filter: (*unix.SockFilter)(unsafe.Pointer(&filter[0]))}
+	if err := unix.SetsockoptSockFprog(int(r), unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &program); err != nil {
+		return fmt.Errorf("give a socket its filter: %w", err)
+	}
+	return nil
+}
+
 // LocalName returns the struct sockaddr of a socket, getsockname(2).
 func (r Raw) LocalName() ([]byte, error) { return r.socketName(unix.SYS_GETSOCKNAME) }
 

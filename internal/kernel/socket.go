@@ -20,10 +20,11 @@ type SocketKind struct {
 
 // Families and types of a SocketKind, and the flags of files that vOS carries over.
 const (
-	FamilyUnix   = unix.AF_UNIX
-	FamilyIPv4   = unix.AF_INET
-	FamilyIPv6   = unix.AF_INET6
-	SocketStream = unix.SOCK_STREAM
+	FamilyUnix    = unix.AF_UNIX
+	FamilyIPv4    = unix.AF_INET
+	FamilyIPv6    = unix.AF_INET6
+	FamilyNetlink = unix.AF_NETLINK
+	SocketStream  = unix.SOCK_STREAM
 )
 
 // Socket looks at a socket; what is none is ENOTSOCK.

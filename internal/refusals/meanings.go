@@ -158,7 +158,7 @@ var meanings = map[api.Code]meaning{
 	"network_namespace":    {"the socket is in another network namespace", "run vos in it: nsenter --net"},
 	"lock_taken":           {"somebody else has taken a lock that the program held on a file", "end what has it"},
 	"not_received":         {"the socket has connections that were not accepted, or datagrams that were not read and can't be sent again as they were", "try again"},
-	"socket_filter":        {"the socket has a filter of what it receives", "none is known"},
+	"socket_filter":        {"the socket has a filter of eBPF, or a locked one, of what it receives", "none is known"},
 	"descriptor_kind":      {"the descriptor leads to something that is not kept", "close it, or leave it to whoever restores: --inherit"},
 	"descriptors_changing": {"the descriptor is opened and closed too often to be looked at", "try again"},
 	"device":               {"the device may have a state that can't be kept", "close it, or --inherit"},

@@ -28,6 +28,9 @@ func (x *export) socket(i int) *file {
 	switch {
 	case !ok:
 		return nil
+	case len(s.Filter) > 0 || len(s.Memberships) > 0:
+		x.refuseFile(i, "it is a socket with a filter, or in a multicast group")
+		return nil
 	case !known:
 		x.refuseFile(i, fmt.Sprintf("it is a socket in state %q", s.State))
 		return nil

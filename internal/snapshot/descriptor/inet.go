@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"github.com/virtualizing-os/vos/internal/api"
 	"github.com/virtualizing-os/vos/internal/handle"
@@ -12,14 +13,14 @@ import (
 )
 
 // An inetSocket is one of TCP that listens, is connected (see tcp.go), or is neither nor
-// has been, or one of UDP with or without a peer. What waits to be accepted, or
+// has been, or one of UDP, of ping or of raw packets, with or without a peer. What waits to be accepted, or
 // datagrams that wait to be read, are refused: there is no way to put them back.
 type inetSocket struct{}
 
 func (inetSocket) look(l *looking, h *handle.Handle) []api.Refusal {
 	s := h.Socket
 	tcp := s.Protocol == "tcp" || s.Protocol == "mptcp"
-	if !tcp && s.Protocol != "udp" {
+	if !tcp && !slices.Contains([]string{"udp", "raw", "icmp"}, s.Protocol) {
 		return []api.Refusal{refusal(codeKind, h, leadsTo(h)+", which is not kept", "close it, or "+inheritRemedy(h.FD))}
 	}
 	if here, err := l.network(h.PID); err != nil || !here {
@@ -35,7 +36,14 @@ func (inetSocket) look(l *looking, h *handle.Handle) []api.Refusal {
 }
 
 func (inetSocket) dump(d *dumping, h *handle.Handle, raw kernel.Raw, s *image.Socket) error {
-	if s.Protocol == levelUDP {
+	if !isTCP(s) {
+		if !isDatagrams(s) {
+			return refusal(codeKind, h, leadsTo(h)+", which is not kept", "close it, or "+inheritRemedy(h.FD))
+		}
+		// One without ports does not tell what it is connected to, only that it is.
+		if _, err := raw.Option(levelIP, ipMTU); err == nil && s.State != stateConnected && s.Type == socketRaw {
+			return refusal(codeKind, h, leadsTo(h)+", which is connected", "close it, or "+inheritRemedy(h.FD))
+		}
 		ready, err := raw.Ready(kernel.EventIn | kernel.EventError)
 		if err != nil {
 			return err
@@ -43,7 +51,7 @@ func (inetSocket) dump(d *dumping, h *handle.Handle, raw kernel.Raw, s *image.So
 		if ready {
 			return refusal(codeWaiting, h, leadsTo(h)+", which has datagrams or errors that were not read", "try again")
 		}
-		return nil
+		return d.keepMemberships(h, raw, s)
 	}
 	info, err := raw.Option(levelTCP, tcpInfo)
 	if err != nil {
@@ -137,6 +145,9 @@ func openInet(s *image.Socket, whole bool) (_ kernel.Raw, err error) {
 			return -1, err
 		}
 	}
+	if err := join(raw, s); err != nil {
+		return -1, err
+	}
 	if whole && s.State == stateListening {
 		if err := raw.Listen(s.Backlog); err != nil {
 			return -1, err
@@ -153,6 +164,12 @@ func openInet(s *image.Socket, whole bool) (_ kernel.Raw, err error) {
 		}
 	}
 	return raw, err
+}
+
+// isDatagrams reports whether a socket is one of UDP, of ping (ICMP without headers), or
+// of raw packets.
+func isDatagrams(s *image.Socket) bool {
+	return s.Type == socketRaw || s.Type == socketDgram && slices.Contains([]int{levelUDP, levelICMP, levelICMPv6}, s.Protocol)
 }
 
 // unspecified reports whether a socket has no port.

@@ -20,6 +20,9 @@ const (
 	levelIPv6   = 41
 	levelTCP    = 6
 	levelUDP    = 17
+	levelRaw    = 255
+	levelICMP   = 1
+	levelICMPv6 = 58
 
 	soReuseAddress = 2
 	soType         = 3
@@ -27,17 +30,18 @@ const (
 	soReceive      = 8
 	soCredentials  = 17 // SO_PEERCRED: process, user, group
 	soDevice       = 25
-	soGetFilter    = 26
 	soAccepts      = 30
 	soSendForce    = 32
 	soReceiveForce = 33
 	soProtocol     = 38
 	soDomain       = 39
 	soPeekOffset   = 42
+	soLockFilter   = 44
 	soBufferLock   = 72
 
 	protocolMPTCP = 262
 
+	ipMTU   = 14 // of what it is connected to
 	tcpInfo = 11
 	tcpULP  = 31
 )
@@ -46,36 +50,52 @@ const (
 // socket does not know is left out, and what a new one has by itself is not set.
 var keptOptions = map[int][]int{
 	levelSocket: {soReuseAddress, 15, 5, 6, 9, 10, 12, 13, 16, 18, 20, 21, soDevice, 29, 34, 35, 36, 37, 40, soPeekOffset, 46, 47, 60, 69, 75, 76, 83},
-	levelIP:     {1, 2, 6, 7, 8, 10, 11, 12, 13, 15, 19, 20, 21, 23, 24, 25, 32, 33, 34, 49, 50},
+	levelIP:     {1, 2, 3, 6, 7, 8, 10, 11, 12, 13, 15, 19, 20, 21, 23, 24, 25, 32, 33, 34, 49, 50},
 	levelIPv6:   {26, 16, 17, 18, 19, 23, 25, 49, 51, 53, 54, 56, 58, 66, 67, 70, 72, 73, 74, 75, 76, 78},
 	levelTCP:    {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 13, 16, 18, 23, 25, 27, 30, 36},
 	levelUDP:    {1, 100, 101, 102, 103, 104},
+	levelRaw:    {1, 7},
+	levelICMPv6: {1},
+
+	levelNetlink: {3, 4, 5, 8, 10, 11, 12},
 }
 
-// levelsOf returns the levels that a socket of a family and protocol has.
-func levelsOf(family, protocol int) []int {
-	if family == kernel.FamilyUnix {
+// levelsOf returns the levels of options that a socket has.
+func levelsOf(s *image.Socket) []int {
+	switch s.Family {
+	case kernel.FamilyUnix:
 		return []int{levelSocket}
+	case kernel.FamilyNetlink:
+		return []int{levelSocket, levelNetlink}
 	}
 	levels := []int{levelSocket, levelIP}
-	if family == kernel.FamilyIPv6 {
+	if s.Family == kernel.FamilyIPv6 {
 		levels = append(levels, levelIPv6)
 	}
-	if protocol == protocolMPTCP {
-		protocol = levelTCP
+	switch {
+	case isTCP(s):
+		return append(levels, levelTCP)
+	case s.Type == socketRaw:
+		levels = append(levels, levelRaw)
 	}
-	return append(levels, protocol)
+	if s.Protocol == levelUDP || s.Protocol == levelICMPv6 {
+		levels = append(levels, s.Protocol)
+	}
+	return levels
 }
 
-// keepOptions returns the options of a socket. A filter is refused.
+// keepOptions keeps the options of a socket, and its filter. One of eBPF is refused.
 func keepOptions(h *handle.Handle, raw kernel.Raw, s *image.Socket) error {
-	if filter, err := raw.Option(levelSocket, soGetFilter); err != nil || len(filter) > 0 {
-		if err != nil && !errors.Is(err, syscall.EACCES) && !errors.Is(err, syscall.EINVAL) {
-			return err
-		}
-		return refusal(codeFilter, h, leadsTo(h)+", with a filter of what it receives", "none is known")
+	var err error
+	if s.Filter, err = raw.Filter(); errors.Is(err, syscall.EACCES) {
+		return refusal(codeFilter, h, leadsTo(h)+", with a filter of eBPF", "none is known")
+	} else if err != nil {
+		return err
 	}
-	for _, level := range levelsOf(s.Family, s.Protocol) {
+	if locked, err := number(raw, levelSocket, soLockFilter); err == nil && locked != 0 {
+		return refusal(codeFilter, h, leadsTo(h)+", whose filter is locked", "none is known")
+	}
+	for _, level := range levelsOf(s) {
 		for _, name := range keptOptions[level] {
 			if value, err := raw.Option(level, name); err == nil {
 				s.Options = append(s.Options, image.Option{Level: level, Name: name, Value: value})
@@ -111,6 +131,9 @@ func setOptions(raw kernel.Raw, s *image.Socket) error {
 		if err := setOption(raw, o); err != nil {
 			return err
 		}
+	}
+	if len(s.Filter) > 0 {
+		return raw.SetFilter(s.Filter)
 	}
 	return nil
 }

@@ -12,8 +12,8 @@ import (
 	"github.com/virtualizing-os/vos/internal/snapshot/remote"
 )
 
-// A socket is kept with its options and addresses, if it is one of unixSocket or
-// inetSocket; others are refused. One that is neither bound nor connected is a new one.
+// A socket is kept with its options and addresses, if it is one of unixSocket, inetSocket
+// or netlinkSocket; others are refused. One that is neither bound nor connected is a new one.
 type socket struct{}
 
 // A family is the sockets of one or two families.
@@ -34,6 +34,7 @@ const (
 const (
 	socketStream = 1
 	socketDgram  = 2
+	socketRaw    = 3
 	socketPacket = 5 // SOCK_SEQPACKET
 )
 
@@ -43,11 +44,13 @@ func familyOf(name string) family {
 		return unixSocket{}
 	case "inet", "inet6":
 		return inetSocket{}
+	case "netlink":
+		return netlinkSocket{}
 	}
 	return nil
 }
 
-var familyNames = map[int]string{kernel.FamilyUnix: "unix", kernel.FamilyIPv4: "inet", kernel.FamilyIPv6: "inet6"}
+var familyNames = map[int]string{kernel.FamilyUnix: "unix", kernel.FamilyIPv4: "inet", kernel.FamilyIPv6: "inet6", kernel.FamilyNetlink: "netlink"}
 
 func (socket) look(l *looking, h *handle.Handle) []api.Refusal {
 	f := familyOf(h.Socket.Family)
@@ -126,18 +129,23 @@ func newSocket(s *image.Socket) (kernel.Raw, error) {
 }
 
 // isTCP reports whether a socket is one of TCP, or of MPTCP, which Go's servers listen with.
-func isTCP(s *image.Socket) bool { return s.Protocol == levelTCP || s.Protocol == protocolMPTCP }
+func isTCP(s *image.Socket) bool {
+	return s.Type == socketStream && (s.Protocol == levelTCP || s.Protocol == protocolMPTCP)
+}
 
 // checkSocket makes sure that an image's socket is of a kind that is made.
 func checkSocket(s *image.Socket) error {
 	if s == nil || familyNames[s.Family] == "" {
 		return errors.New("it is of no family that this vos can make")
 	}
+	if s.Family == kernel.FamilyNetlink {
+		return checkNetlink(s)
+	}
 	streams := s.Type == socketStream
-	if err := checkConnection(s); err != nil {
+	if err := errors.Join(checkConnection(s), checkMemberships(s)); err != nil {
 		return err
 	}
-	right := streams && isTCP(s) || s.Type == socketDgram && s.Protocol == levelUDP
+	right := isTCP(s) || isDatagrams(s)
 	if s.Family == kernel.FamilyUnix {
 		if name := unixName(s.Local); name != "" && name[0] != 0 && name[0] != '/' {
 			return fmt.Errorf("its path %.100q is not absolute", name)

@@ -417,16 +417,27 @@ func TestInetSocketsThatAreRefused(t *testing.T) {
 	}
 	refusedNow(t, h, codeWaiting)
 	h.wants(11, "x")
-	filter := []byte{6, 0, 0, 0, 0, 0, 0, 0} // ret 0
-	at, err := h.Place(filter)
-	if err != nil {
-		t.Fatal(err)
-	}
-	h.call(syscall.SYS_SETSOCKOPT, 11, levelSocket, 26, binary.NativeEndian.AppendUint64([]byte{1, 0, 0, 0, 0, 0, 0, 0}, at), 16)
+	h.setFilter(11, []byte{6, 0, 0, 0, 0, 0, 0, 0}) // ret 0
+	h.setOption(11, levelSocket, soLockFilter, 1)
 	refusedNow(t, h, codeFilter)
 	h.call(sysClose, 11)
 
-	h.call(syscall.SYS_SOCKET, 16, 3, 0)
+	h.socket(11, kernel.FamilyNetlink, socketRaw)
+	request := binary.NativeEndian.AppendUint16(binary.NativeEndian.AppendUint32(nil, 17), 18) // RTM_GETLINK
+	request = append(binary.NativeEndian.AppendUint16(request, 0x301), make([]byte, 9)...)     // of all
+	h.call(syscall.SYS_SENDTO, 11, request, len(request), 0, 0, 0)
+	refusedNow(t, h, codeWaiting)
+	h.call(sysClose, 11)
+	fd := h.call(syscall.SYS_SOCKET, kernel.FamilyNetlink, socketRaw, 12) // of netfilter
+	refusedNow(t, h, codeKind)
+	h.bind(fd, append([]byte{16}, make([]byte, netlinkNameSize-1)...))
+	refused(t, h, codeKind)
+	h.call(sysClose, fd)
+	fd = h.call(syscall.SYS_SOCKET, kernel.FamilyIPv4, socketRaw, 253)
+	h.connect(fd, inetName(t, "127.0.0.1:0"))
+	refusedNow(t, h, codeKind)
+	h.call(sysClose, fd)
+	h.call(syscall.SYS_SOCKET, 17, socketRaw, 0) // of packets
 	refused(t, h, codeKind)
 }
 
