@@ -187,7 +187,7 @@ func TestImagesThatContradictThemselves(t *testing.T) {
 		"kind":   {Files: []image.File{{Kind: "spoon"}}},
 		"path":   {Files: []image.File{{Kind: "socket", Socket: &image.Socket{Family: 1, Type: 1, Local: []byte("\x01\x00relative\x00")}}}},
 		"family": {Files: []image.File{{Kind: "socket", Socket: &image.Socket{Family: 77, Type: 1, Local: []byte{77, 0}}}}},
-		"raw":    {Files: []image.File{{Kind: "socket", Socket: &image.Socket{Family: 2, Type: 3, Protocol: 1, Local: []byte{2, 0}}}}},
+		"type":   {Files: []image.File{{Kind: "socket", Socket: &image.Socket{Family: 2, Type: 4, Protocol: 1, Local: []byte{2, 0}}}}},
 		"option": {Files: []image.File{{Kind: "socket", Socket: &image.Socket{Family: 2, Type: 1, Protocol: 6, Local: []byte{2, 0}, Options: []image.Option{{Level: 6, Name: 19, Value: []byte{1, 0, 0, 0}}}}}}},
 		"lacks":  {Files: []image.File{{Kind: "pipe"}}},
 		"file":   {Processes: []image.Process{{Descriptors: []image.Descriptor{{Number: 1, File: 0}}}}},
