@@ -103,6 +103,7 @@ type Image struct {
 	CPU       string         `json:"cpu"`
 	Bytes     int64          `json:"bytes"` // on its disk
 	Processes []ImageProcess `json:"processes"`
+	Ended     []ImageEnded   `json:"ended,omitempty"`
 	CRIU      string         `json:"criu,omitempty"`     // the directory that was made
 	Residual  []string       `json:"residual,omitempty"` // what is not in it as it was
 }
@@ -119,6 +120,14 @@ type ImageProcess struct {
 	KeptBytes   uint64            `json:"kept_bytes"`
 	Mappings    []ImageMapping    `json:"mappings,omitempty"`
 	Descriptors []ImageDescriptor `json:"descriptors,omitempty"`
+}
+
+// An ImageEnded is a process in an image that has ended and was not waited for.
+type ImageEnded struct {
+	PID     int    `json:"pid"`
+	Parent  int    `json:"parent"`
+	Program string `json:"program"`
+	Status  string `json:"status"` // "exit code 7", "signal 9"
 }
 
 // An ImageMapping is an area of memory in an image.

@@ -304,6 +304,7 @@ var redisImage = api.Image{
 		},
 		Descriptors: []api.ImageDescriptor{{FD: 0, Kind: "file", Path: "/dev/null"}, {FD: 6, Kind: "socket", Path: "tcp *:6379"}, {FD: 5, Kind: "epoll"}},
 	}},
+	Ended: []api.ImageEnded{{PID: 815, Parent: 812, Program: "redis-server", Status: "exit code 7"}},
 }
 
 var fakes = map[string]fake{

@@ -84,6 +84,12 @@ func (a *app) showImage(ctx context.Context, x api.Executive, r api.ImageRequest
 			addImageDetails(t, p)
 		}
 	}
+	for _, e := range i.Ended {
+		t.add(text(strconv.Itoa(e.PID)), text(strconv.Itoa(e.Parent)), text(quoted(e.Program)), text("ended"), text(""), text(""), text(""))
+		if a.verbose {
+			t.note("ended: " + escaped(e.Status))
+		}
+	}
 	t.print(a.stdout)
 	if err := a.stdout.Flush(); err != nil {
 		return fmt.Errorf("write output: %w", err)

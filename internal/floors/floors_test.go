@@ -24,6 +24,7 @@ var floor = map[string]int{
 	"internal/snapshot/restore":    5,
 	"internal/snapshot/descriptor": 4,
 	"internal/snapshot/remote":     3,
+	"internal/snapshot/lineage":    2,
 	"internal/image":               1,
 	"internal/image/criu":          2,
 	"internal/module/match":        2,

@@ -12,7 +12,8 @@ type Image struct {
 	Taken     time.Time `cbor:"taken"`
 	Model     Model     `cbor:"model"`
 	Machine   Machine   `cbor:"machine"`
-	Processes []Process `cbor:"processes"` // parents before their children; the first is the root
+	Processes []Process `cbor:"processes"`       // parents before their children; the first is the root
+	Ended     []Ended   `cbor:"ended,omitempty"` // processes that were not waited for
 	Files     []File    `cbor:"files,omitempty"`
 	Objects   []Object  `cbor:"objects,omitempty"`
 	Held      string    `cbor:"held,omitempty"` // table of nf_tables that holds the connections that the program was ended with
@@ -80,6 +81,28 @@ type Process struct {
 	Timers      []Timer      `cbor:"timers,omitempty"`
 	Filters     []Filter     `cbor:"filters,omitempty"` // of its threads
 }
+
+// An Ended is a process that has ended, and was not waited for.
+type Ended struct {
+	PID        int    `cbor:"pid"`
+	Parent     int    `cbor:"parent"` // one of Image.Processes
+	Group      int    `cbor:"group"`
+	Session    int    `cbor:"session"`
+	Program    string `cbor:"program"` // its name
+	Status     uint32 `cbor:"status"`  // as wait(2) has it: of an exit, or of a signal
+	ExitSignal int    `cbor:"exit_signal"`
+	UID        uint32 `cbor:"uid"` // the real one, as waitid(2) tells it
+	GID        uint32 `cbor:"gid"`
+}
+
+// CoreDumped is the part of a status that says that a core was dumped.
+const CoreDumped = 0x80
+
+// Signal is the signal that ended it; 0 of one that has exited.
+func (e *Ended) Signal() int { return int(e.Status&^CoreDumped) & 0x7f }
+
+// Code is the exit code of one that has exited.
+func (e *Ended) Code() int { return int(e.Status >> 8) }
 
 // Credentials are ids and privileges.
 type Credentials struct {

@@ -25,6 +25,7 @@ func small(pages ...Run) *Image {
 	return &Image{
 		Taken: time.Date(2026, 3, 1, 12, 0, 0, 5, time.UTC), Model: Minimal,
 		Machine: Machine{Kernel: "6.18", Features: []string{"avx2"}, XFeatures: 7, XStateSize: 2696},
+		Ended:   []Ended{{PID: 900, Parent: 812, Group: 900, Session: 812, Program: "z", Status: 11 | CoreDumped, ExitSignal: 17}},
 		Processes: []Process{{
 			PID: 812, Group: 812, Session: 812, Program: "x", Executable: FileRef{Path: "/usr/bin/x", Modified: time.Unix(5, 6).UTC()},
 			Directory: "/", Root: "/", Layout: Layout{Auxv: []uint64{6, 4096, 0, 0}}, Limits: []Limit{{1, ^uint64(0)}},
@@ -439,6 +440,18 @@ func TestHostile(t *testing.T) {
 			second.Threads = []Thread{main, other}
 			e.Image.Processes = append(e.Image.Processes, second)
 		},
+		"a status of no signal":   func(e *index) { e.Image.Ended[0].Status = uint32(syscall.SIGCHLD) },
+		"a core without a signal": func(e *index) { e.Image.Ended[0].Status = CoreDumped },
+		"a status of both":        func(e *index) { e.Image.Ended[0].Status = 0x709 },
+		"an end twice":            func(e *index) { e.Image.Ended = append(e.Image.Ended, e.Image.Ended[0]) },
+		"an end of a process":     func(e *index) { e.Image.Ended[0].PID = 812 },
+		"an end of a thread": func(e *index) {
+			other := e.Image.Processes[0].Threads[0]
+			other.TID = e.Image.Ended[0].PID
+			e.Image.Processes[0].Threads = append(e.Image.Processes[0].Threads, other)
+		},
+		"an end without a parent": func(e *index) { e.Image.Ended[0].Parent = 5 },
+		"an end that kills":       func(e *index) { e.Image.Ended[0].ExitSignal = int(syscall.SIGKILL) },
 		"an owner of no type":     func(e *index) { e.Image.Files[0].Owner = &Owner{Type: 7} },
 		"a lock that ends first":  func(e *index) { e.Image.Files[0].Locks = []Lock{{Start: 5, End: 3}} },
 		"a kernel address":        func(e *index) { e.Image.Processes[0].Threads[0].Registers.RIP = 1 << 63 },

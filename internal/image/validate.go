@@ -3,6 +3,7 @@ package image
 import (
 	"fmt"
 	"path"
+	"slices"
 	"strings"
 	"syscall"
 )
@@ -86,6 +87,17 @@ func (c *checker) image(img *Image) {
 		known[p.PID] = true
 		c.process(p, img)
 	}
+	c.where = "image"
+	c.that(len(img.Ended) <= maxProcesses, "%d processes that have ended", len(img.Ended))
+	ended := make(map[int]bool, len(img.Ended))
+	for i := range img.Ended {
+		e := &img.Ended[i]
+		c.where = fmt.Sprintf("process %d, which has ended", e.PID)
+		c.that(known[e.Parent], "its parent %d is not in the image", e.Parent)
+		c.that(!known[e.PID] && !ended[e.PID] && !c.threadIDs[e.PID], "it is there twice")
+		ended[e.PID] = true
+		c.ended(e)
+	}
 	for i := range img.Files {
 		c.where = fmt.Sprintf("file %d", i)
 		c.file(&img.Files[i], img, known)
@@ -140,6 +152,21 @@ func (c *checker) process(p *Process, img *Image) {
 		c.that(d.Number >= 0 && d.Number < 1<<30 && (i == 0 || d.Number > p.Descriptors[i-1].Number), "its descriptors are not in order")
 		c.that(d.File >= 0 && d.File < len(img.Files), "descriptor %d leads to no file", d.Number)
 	}
+}
+
+// survived are the signals that end no process.
+var survived = []syscall.Signal{syscall.SIGCHLD, syscall.SIGCONT, syscall.SIGSTOP, syscall.SIGTSTP, syscall.SIGTTIN, syscall.SIGTTOU, syscall.SIGURG, syscall.SIGWINCH}
+
+func (c *checker) ended(e *Ended) {
+	c.pids(e.PID, e.Parent, e.Group, e.Session)
+	c.that(e.PID > 1, "%d is no process", e.PID)
+	c.that(len(e.Program) < 16, "its name is too long")
+	c.texts(e.Program)
+	signal := e.Signal()
+	c.that(e.Status <= 0xff00 && (signal == 0 || e.Status <= 0xff && signal <= maxSignals && !slices.Contains(survived, syscall.Signal(signal))) &&
+		(signal != 0 || e.Status&CoreDumped == 0), "its status is %#x", e.Status)
+	c.that(e.ExitSignal >= 0 && e.ExitSignal <= maxSignals && e.ExitSignal != int(syscall.SIGKILL) && e.ExitSignal != int(syscall.SIGSTOP) &&
+		e.ExitSignal != int(syscall.SIGTRAP), "its exit signal is %d", e.ExitSignal)
 }
 
 func (c *checker) threads(p *Process) {

@@ -149,10 +149,14 @@ func TestSnapshotTrees(t *testing.T) {
 	}
 }
 
-// settled waits until a tree can be kept: no connection is open, no child just ends.
+// settled waits until a tree can be kept: no connection is open, no child comes or goes.
 func settled(t *testing.T, target string) {
 	t.Helper()
-	await(t, "its connections to be closed", func() bool { return vos(t, "check", "--tree", target).Code == 0 })
+	root := number(t, target)
+	await(t, "its connections to be closed", func() bool {
+		before := tree(t, root)
+		return vos(t, "check", "--tree", target).Code == 0 && slices.Equal(tree(t, root), before)
+	})
 }
 
 // endAndRestore ends a tree behind its checkpoint, and builds it again.

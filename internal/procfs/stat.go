@@ -32,6 +32,7 @@ type Stat struct {
 	VirtualSize uint64 // bytes
 	ResidentSet uint64 // pages; Status is more exact
 	ExitSignal  int    // that its parent gets when it ends
+	ExitStatus  int    // as wait(2) has it, of one that has ended; 0 where it may not be read
 }
 
 // KernelThread reports whether it is a thread of the kernel.
@@ -109,6 +110,10 @@ func ParseStat(text []byte) (Stat, error) {
 		fields.field()
 	}
 	s.ExitSignal = int(fields.signed())
+	for range 13 { // processor to env_end
+		fields.field()
+	}
+	s.ExitStatus = int(fields.signed())
 	if fields.err != nil {
 		return Stat{}, fmt.Errorf("parse stat: %w", fields.err)
 	}

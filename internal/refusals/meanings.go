@@ -145,8 +145,8 @@ var meanings = map[api.Code]meaning{
 	"main_thread_ended":     {"the program's main thread has ended, others go on", "none is known yet: restart it instead"},
 	"pinned_memory":         {"a device, io_uring or a virtual machine may write to the program's memory by itself, and would go on to write to the old pages", "vos checkpoint and vos restore, or restart the program"},
 	"shared_address_space":  {"another process has the same address space, as after vfork", "try again when that process has ended, or has become another program"},
-	"session_lost":          {"a process is in a session that its parent is not in, and leads none: what is left of the tree could not make it again", "end it first, or start it anew"},
-	"process_group_lost":    {"the process that led a process group has ended: nobody can make the group again", "end those in it first, or start them anew"},
+	"session_lost":          {"a process is in a session that its parent is not in, and no order of births gives that again, or one that does not descend from the root is in the same session, whose leader has ended", "end it first, or start it anew"},
+	"process_group_lost":    {"the leader of a process group has ended, or does not descend from the root, and others than the program's are in it: it can't be made again", "end those in it first, or start them anew"},
 	"pid_taken":             {"a process, thread, group or session has an id that the program had", "end what has it, try again later, or restore by --pid-any"},
 
 	"terminal":             {"the descriptor leads to a terminal whose other end is not the program's, or that others have open, too", "--inherit it, or end what else has it"},

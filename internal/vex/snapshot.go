@@ -227,6 +227,14 @@ func (Machine) Image(_ context.Context, r api.ImageRequest) (_ api.Image, err er
 	for i := range img.Processes {
 		to.Processes = append(to.Processes, describeProcess(img, &img.Processes[i]))
 	}
+	for i := range img.Ended {
+		e := &img.Ended[i]
+		status := fmt.Sprintf("signal %d", e.Signal())
+		if e.Signal() == 0 {
+			status = fmt.Sprintf("exit code %d", e.Code())
+		}
+		to.Ended = append(to.Ended, api.ImageEnded{PID: e.PID, Parent: e.Parent, Program: e.Program, Status: status})
+	}
 	if r.CRIU != "" {
 		code, err := vdsoOf(img.Machine.Kernel)
 		if err == nil {

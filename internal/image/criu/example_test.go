@@ -82,6 +82,7 @@ func whole(keep func(at uint64, b []byte) image.Run, k *kept) *image.Image {
 	ghost := slices.Concat(k.ghost, make([]byte, 2*page-len(k.ghost)))
 	img := &image.Image{
 		Taken: time.Unix(1e9, 0).UTC(), Model: image.Full, Machine: image.Machine{Kernel: "6.18.0-1", XFeatures: 0x2e7, XStateSize: 2696},
+		Ended: []image.Ended{{PID: 814, Parent: 813, Group: 814, Session: 812, Program: "z", Status: 7 << 8, ExitSignal: 17, UID: 3, GID: 4}},
 		Objects: []image.Object{
 			{Kind: "shared", Size: 3 * page, Pages: []image.Run{keep(page, k.object)}},
 			{Kind: "memfd", Name: "log", Size: page, Seals: 1, Mode: 0o700, Pages: []image.Run{keep(0, k.memfd)}},

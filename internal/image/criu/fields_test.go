@@ -18,6 +18,7 @@ var leftOut = []string{
 	"Image.ID", "Image.Parent", "Image.Taken", "Image.Model", "Image.Held",
 	"Machine.Hostname", "Machine.BootID", "Machine.SinceBoot", "Machine.Monotonic", "Machine.CPU", "Machine.Features", "Machine.XStateSize",
 	"Process.Program", "Process.Command", "Process.ExitSignal", "Process.Terminal",
+	"Ended.ExitSignal", "Ended.UID", "Ended.GID",
 	"Thread.Affinity", "Thread.Slack",
 	"Rseq.Flags",
 	"Scheduler.Runtime", "Scheduler.Deadline", "Scheduler.Period", // of a policy that is refused

@@ -12,6 +12,7 @@ const (
 	imageVersion = 2 // CRTOOLS_IMAGES_V1_1
 	machineX86   = 1
 	taskAlive    = 1
+	taskDead     = 2
 )
 
 // inventory adds what says that the directory is an image, and the processes.
@@ -28,6 +29,11 @@ func (x *export) inventory() {
 			e.Threads = append(e.Threads, uint32(t.TID))
 		}
 		all = append(all, e)
+	}
+	for i := range x.img.Ended {
+		e := &x.img.Ended[i]
+		all = append(all, pstree{PID: uint32(e.PID), Parent: uint32(e.Parent), Group: uint32(e.Group), Session: uint32(e.Session), Threads: []uint32{uint32(e.PID)}})
+		x.add(fmt.Sprintf("core-%d.img", e.PID), magicCore, core{Machine: machineX86, Task: &task{State: taskDead, ExitCode: e.Status, Name: e.Program}})
 	}
 	x.add("pstree.img", magicPstree, all...)
 }

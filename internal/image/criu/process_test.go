@@ -26,9 +26,14 @@ func TestProcesses(t *testing.T) {
 		t.Errorf("inventory %v", inventory)
 	}
 	tree, _ := read(t, dir, "pstree.img", &crpstree.PstreeEntry{})
-	if len(tree) != 2 || tree[0].GetPid() != 812 || tree[0].GetPpid() != 0 || !slices.Equal(tree[0].GetThreads(), []uint32{812, 815}) ||
+	if len(tree) != 3 || tree[0].GetPid() != 812 || tree[0].GetPpid() != 0 || !slices.Equal(tree[0].GetThreads(), []uint32{812, 815}) ||
 		tree[1].GetPpid() != 812 || tree[1].GetSid() != 812 || tree[1].GetPgid() != 812 {
 		t.Errorf("tree %v", tree)
+	}
+	dead, _ := read(t, dir, "core-814.img", &crcore.CoreEntry{})
+	if z := dead[0].GetTc(); tree[2].GetPid() != 814 || tree[2].GetPpid() != 813 || tree[2].GetPgid() != 814 || !slices.Equal(tree[2].GetThreads(), []uint32{814}) ||
+		z.GetTaskState() != 2 || z.GetExitCode() != 0x700 || z.GetComm() != "z" || dead[0].GetThreadInfo() != nil {
+		t.Errorf("one that has ended is %v, %v", tree[2], dead)
 	}
 	for _, name := range []string{"core-812.img", "core-815.img", "core-813.img"} {
 		core, _ := read(t, dir, name, &crcore.CoreEntry{})

@@ -242,7 +242,14 @@ func (k *whole) write(ctx context.Context, holds []held) (_ *descriptor.Kept, er
 		}
 		img.Processes = append(img.Processes, b)
 	}
-	if refusals := refuseRelations(img.Processes); len(refusals) > 0 {
+	if img.Ended, err = k.lookAtEnded(); err != nil {
+		return nil, err
+	}
+	refusals, err := refuseRelations(img.Processes, img.Ended)
+	if err != nil {
+		return nil, err
+	}
+	if len(refusals) > 0 {
 		return nil, joined(refusals)
 	}
 	objects := gather(k.parts, img.Processes)

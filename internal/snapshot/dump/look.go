@@ -51,6 +51,7 @@ type Plan struct {
 	Notes    []string // what a restore takes beside the image
 
 	members []*member // parents before their children
+	ended   []*ended
 	found   *descriptor.Found
 
 	// written, where it is not nil, is called when all was written, while the program is
@@ -119,13 +120,21 @@ func Look(ctx context.Context, p *procfs.Process, o Options) (_ *Plan, err error
 		}
 		plan.Handles += len(numbers)
 	}
-	if len(plan.members) > 1 {
+	if len(plan.members)+len(plan.ended) > 1 {
 		plan.Model = image.Full
 		bases := make([]image.Process, len(plan.members))
 		for i, m := range plan.members {
 			bases[i] = m.base
 		}
-		plan.Refusals = append(plan.Refusals, refuseRelations(bases)...)
+		ended, err := plan.lookAtEnded()
+		if err != nil {
+			return nil, err
+		}
+		relations, err := refuseRelations(bases, ended)
+		if err != nil {
+			return nil, err
+		}
+		plan.Refusals = append(plan.Refusals, relations...)
 	}
 	sharers, err := plan.lookAtSharers()
 	if err != nil {

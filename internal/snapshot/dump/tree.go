@@ -3,10 +3,8 @@ package dump
 import (
 	"errors"
 	"fmt"
-	"slices"
 
 	"github.com/virtualizing-os/vos/internal/api"
-	"github.com/virtualizing-os/vos/internal/image"
 	"github.com/virtualizing-os/vos/internal/kernel"
 	"github.com/virtualizing-os/vos/internal/procfs"
 )
@@ -31,9 +29,17 @@ func (p *Plan) grow() error {
 				return err
 			}
 			m.children = append(m.children, pid)
+			stat, err := child.Stat()
+			if err != nil && !errors.Is(err, procfs.ErrGone) {
+				return errors.Join(err, child.Close())
+			}
+			if err == nil && stat.Zombie() && stat.Threads <= 1 {
+				p.ended = append(p.ended, &ended{child, m.Process.PID()})
+				continue
+			}
 			p.members = append(p.members, &member{Process: child, parent: m.Process.PID(), options: m.options, model: m.model})
 		}
-		if len(p.members) > maxMembers {
+		if len(p.members)+len(p.ended) > maxMembers {
 			return fmt.Errorf("look at what descends from process %d: more than %d processes", p.Process.PID(), maxMembers)
 		}
 	}
@@ -46,7 +52,10 @@ func (p *Plan) Close() error {
 	for _, m := range p.members[1:] {
 		errs = append(errs, m.Process.Close())
 	}
-	p.members = p.members[:1]
+	for _, e := range p.ended {
+		errs = append(errs, e.Close())
+	}
+	p.members, p.ended = p.members[:1], nil
 	return errors.Join(errs...)
 }
 
@@ -104,38 +113,4 @@ func (o *object) mappedBy(maps []procfs.Mapping) bool {
 		}
 	}
 	return false
-}
-
-// refuseRelations refuses sessions and process groups that can't be made again by those who
-// are left. What of these the root was in is to be its own.
-func refuseRelations(processes []image.Process) (refusals []api.Refusal) {
-	root := &processes[0]
-	find := func(pid int) *image.Process {
-		if i := slices.IndexFunc(processes, func(p image.Process) bool { return p.PID == pid }); i >= 0 {
-			return &processes[i]
-		}
-		return nil
-	}
-	session := func(p *image.Process) int {
-		if p.Session == root.Session {
-			return root.PID
-		}
-		return p.Session
-	}
-	const remedy = "end it first, or start it anew"
-	for i := range processes[1:] {
-		p := &processes[1+i]
-		parent := find(p.Parent)
-		if s := session(p); parent == nil || s != p.PID && s != session(parent) {
-			refusals = append(refusals, refused(codeSession, processSubject(p.PID), fmt.Sprintf("it is in session %d, which its parent is not in", p.Session), remedy))
-			continue
-		}
-		if p.Group == p.PID || p.Group == root.Group && session(p) == root.PID {
-			continue
-		}
-		if leader := find(p.Group); leader == nil || leader.Group != p.Group || session(leader) != session(p) {
-			refusals = append(refusals, refused(codeGroup, processSubject(p.PID), fmt.Sprintf("process %d, which led its process group, has ended", p.Group), remedy))
-		}
-	}
-	return refusals
 }

@@ -54,37 +54,45 @@ func cloneArgs(at, flags, clearTID uint64, tid, exitSignal int) []byte {
 
 const cloneArgsBytes = 88
 
-// bear lets a process make another one. The root's parent is the starter, whose end
-// makes the signal of its own end SIGCHLD.
-func (p *process) bear(of *image.Process) (*process, error) {
-	exitSignal := 0
-	if of.Parent != 0 {
-		exitSignal = of.ExitSignal
-	}
-	b := p.batch()
+// bear lets a process make another one.
+func (p *process) bear(pid, exitSignal int) (*process, error) {
 	err := p.untilFree(func() (free bool, err error) {
-		at, err := b.place(cloneArgs(p.main.arena.data, syscall.CLONE_PTRACE|cloneClearHandlers, 0, of.PID, exitSignal))
-		if err != nil {
+		errno, err := p.clone(pid, exitSignal)
+		switch {
+		case err != nil:
 			return false, err
+		case errno == syscall.EEXIST:
+			return false, pidTaken(pid, "a process, thread, group or session has it")
+		case errno != 0:
+			return true, &StepError{PID: p.pid, TID: p.pid, What: fmt.Sprintf("make process %d", pid), Errno: errno}
 		}
-		b.try(sysClone3, at, cloneArgsBytes)
-		results, err := b.run()
-		if err != nil {
-			return false, err
-		}
-		switch errno := errnoOf(results[0]); errno {
-		case 0:
-			return true, nil
-		case syscall.EEXIST:
-			return false, pidTaken(of.PID, "a process, thread, group or session has it")
-		default:
-			return true, &StepError{PID: p.pid, TID: p.pid, What: fmt.Sprintf("make process %d", of.PID), Errno: errno}
-		}
+		return true, nil
 	})
 	if err != nil {
 		return nil, err
 	}
-	child := &process{tracer: p.tracer, pid: of.PID, main: p.task(of.PID)}
+	return p.child(pid)
+}
+
+// clone asks for a process with an id.
+func (p *process) clone(pid, exitSignal int) (syscall.Errno, error) {
+	b := p.batch()
+	at, err := b.place(cloneArgs(p.main.arena.data, syscall.CLONE_PTRACE|cloneClearHandlers, 0, pid, exitSignal))
+	if err != nil {
+		return 0, err
+	}
+	b.try(sysClone3, at, cloneArgsBytes)
+	results, err := b.run()
+	if err != nil {
+		return 0, err
+	}
+	return errnoOf(results[0]), nil
+}
+
+// child is a process that was just made, ready for calls. One that comes with an error is
+// to be ended.
+func (p *process) child(pid int) (*process, error) {
+	child := &process{tracer: p.tracer, pid: pid, main: p.task(pid)}
 	child.main.arena = p.main.arena
 	if err := p.awaitStop(child.main); err != nil {
 		return child, err

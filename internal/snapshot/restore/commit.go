@@ -49,15 +49,15 @@ func (p *Plan) commit(ctx context.Context, result *Result) (err error) {
 	defer func() { err = errors.Join(err, t.waiter.Close()) }()
 
 	var starter *task
-	var built []*process
+	all := p.family(t)
 	var watch *guard
 	defer func() {
 		if panicked := recover(); panicked != nil {
 			err = fmt.Errorf("panic while process %d was built: %v\n%s", img.Processes[0].PID, panicked, debug.Stack())
 		}
 		if err != nil {
-			err = errors.Join(err, t.dismiss(watch), t.end(starter, built))
-			for _, b := range built {
+			err = errors.Join(err, t.dismiss(watch), t.end(starter, all.born))
+			for _, b := range all.born {
 				err = errors.Join(err, b.unmakeAll())
 			}
 		}
@@ -80,40 +80,12 @@ func (p *Plan) commit(ctx context.Context, result *Result) (err error) {
 	if err := first.adopt(); err != nil {
 		return err
 	}
-	// All are born before any is more than a place to work in: a child begins as a copy
-	// of its parent, and later its parent may have lost the right to choose its id.
-	for i := range img.Processes {
-		of, parent := &img.Processes[i], first
-		if i > 0 {
-			parent = built[indexOf(img.Processes, of.Parent)]
-		}
-		child, err := parent.bear(of)
-		if child != nil {
-			built = append(built, child)
-		}
-		if err != nil {
-			return err
-		}
-		if err := child.settleIn(of.Mappings); err != nil {
-			return err
-		}
-		if sessionOf(img.Processes, i) == of.PID {
-			b := child.batch()
-			b.add("make a session", syscall.SYS_SETSID)
-			if _, err := b.run(); err != nil {
-				return err
-			}
-			if of.Terminal != nil {
-				if err := child.takeTerminal(p.terminals, *of.Terminal); err != nil {
-					return err
-				}
-			}
-		}
-	}
-	if err := joinGroups(built, img.Processes); err != nil {
+	all.starter = first
+	built, err := all.bearAll()
+	if err != nil {
 		return err
 	}
-	if err := p.setForeground(built, img); err != nil {
+	if err := all.endEnded(); err != nil {
 		return err
 	}
 	traps, err := p.buildAll(built, result)
@@ -148,25 +120,7 @@ func (p *Plan) commit(ctx context.Context, result *Result) (err error) {
 	if err := t.leaveAll(exits, watch); err != nil {
 		return err
 	}
-	built = nil
-	return nil
-}
-
-// joinGroups puts the processes into their groups: those that lead one first.
-func joinGroups(built []*process, of []image.Process) error {
-	for _, leaders := range []bool{true, false} {
-		for i, b := range built {
-			group := groupOf(of, i)
-			if sessionOf(of, i) == of[i].PID || (group == of[i].PID) != leaders {
-				continue
-			}
-			calls := b.batch()
-			calls.add(fmt.Sprintf("join process group %d", group), syscall.SYS_SETPGID, 0, uint64(group))
-			if _, err := calls.run(); err != nil {
-				return err
-			}
-		}
-	}
+	all.born = nil
 	return nil
 }
 

@@ -99,18 +99,26 @@ func cpuFeatures(info []byte) []string {
 // refuseIDs refuses ids that are taken. Those of groups and sessions without a process
 // show when the process is made.
 func refuseIDs(p *image.Process) (refusals []api.Refusal, err error) {
-	const moment = 100 * time.Millisecond
-	end := time.Now().Add(moment)
+	end := time.Now().Add(idMoment)
 	for i := range p.Threads {
-		tid := p.Threads[i].TID
-		switch taken, err := awaitFree(tid, end); {
-		case err != nil:
+		taken, err := refuseID(p.Threads[i].TID, end)
+		if err != nil {
 			return nil, err
-		case taken:
-			refusals = append(refusals, pidTaken(tid, "a process or thread has it"))
 		}
+		refusals = append(refusals, taken...)
 	}
 	return refusals, nil
+}
+
+// idMoment is for how long ids may still be taken.
+const idMoment = 100 * time.Millisecond
+
+func refuseID(id int, end time.Time) ([]api.Refusal, error) {
+	taken, err := awaitFree(id, end)
+	if err != nil || !taken {
+		return nil, err
+	}
+	return []api.Refusal{pidTaken(id, "a process or thread has it")}, nil
 }
 
 // awaitFree waits for a moment, up to the end, until nobody has an id: the process that

@@ -12,6 +12,7 @@ import (
 	"github.com/virtualizing-os/vos/internal/image"
 	"github.com/virtualizing-os/vos/internal/kernel"
 	"github.com/virtualizing-os/vos/internal/snapshot/descriptor"
+	"github.com/virtualizing-os/vos/internal/snapshot/lineage"
 )
 
 // A Source is an image that is read: an image.Reader, or pages that come from elsewhere.
@@ -45,6 +46,8 @@ type Plan struct {
 	source    Source
 	options   Options
 	terminals *descriptor.Terminals // when there are any
+	births    lineage.Plan
+	ids       map[int]bool // of all processes and threads, and of those that stand for others
 }
 
 // A Result tells what was done.
@@ -68,7 +71,7 @@ func Look(ctx context.Context, source Source, options Options) (*Plan, error) {
 	for i := range img.Processes {
 		plan.PIDs = append(plan.PIDs, img.Processes[i].PID)
 	}
-	plan.refuse(refuseTree(img.Processes)...)
+	plan.refuse(plan.lookAtTree(img)...)
 	for i := range img.Processes {
 		p := &img.Processes[i]
 		plan.refuse(refuseValues(p)...)
@@ -111,6 +114,17 @@ func Look(ctx context.Context, source Source, options Options) (*Plan, error) {
 			return nil, err
 		}
 		plan.refuse(refusals...)
+	}
+	for i := range img.Ended {
+		e := &img.Ended[i]
+		taken, err := refuseID(e.PID, time.Now().Add(idMoment))
+		if err != nil {
+			return nil, err
+		}
+		plan.refuse(taken...)
+		if e.Status&image.CoreDumped != 0 {
+			plan.Notes = append(plan.Notes, fmt.Sprintf("that process %d, which has ended, had dumped its core is not told its parent", e.PID))
+		}
 	}
 	if p := &img.Processes[0]; p.Session != p.PID {
 		plan.Notes = append(plan.Notes, fmt.Sprintf("it will lead a session of its own; it was in session %d", p.Session))
