@@ -1,8 +1,10 @@
 package live
 
 import (
+	"bufio"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"os"
 	"path/filepath"
@@ -10,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/virtualizing-os/vos/internal/testbed"
 )
@@ -29,14 +32,18 @@ func relatives(t *testing.T) (root int, ask func(command string) string) {
 		if _, err := io.WriteString(c, command); err != nil {
 			return "", err
 		}
-		answer := make([]byte, 0, 100)
-		for !slices.Contains(answer, '\n') {
-			n, err := c.Read(answer[len(answer):cap(answer)])
-			if answer = answer[:len(answer)+n]; err != nil {
-				return "", err
-			}
+		answer, err := bufio.NewReader(c).ReadString('\n')
+		if err != nil {
+			return "", err
 		}
-		return strings.TrimSpace(string(answer)), nil
+		// The server ends the connection last: then it has none.
+		if err := c.(*net.TCPConn).CloseWrite(); err != nil {
+			return "", err
+		}
+		if _, err := c.Read(make([]byte, 1)); err != io.EOF {
+			return "", fmt.Errorf("the connection does not end: %w", err)
+		}
+		return strings.TrimSpace(answer), nil
 	}
 	await(t, "the relatives to be there", func() bool { _, err := try("told"); return err == nil })
 	return root, func(command string) string {
@@ -79,6 +86,73 @@ func TestSnapshotRelatives(t *testing.T) {
 	r := vos(t, "image", filepath.Join(folder, "0")).expect(t, 0)
 	if !strings.Contains(r.Stdout, "ended") {
 		t.Errorf("the image does not show who has ended: %s", r.Stdout)
+	}
+}
+
+// TestSnapshotRelativesKilled kills vos at random instants of checkpoints and restores of
+// them: they go on, or have ended behind an image; they are built again, or nothing of them
+// is there; nobody was waited for, or has ended twice.
+func TestSnapshotRelativesKilled(t *testing.T) {
+	kills := 20
+	if soak {
+		kills = 300
+	}
+	root, ask := relatives(t)
+	folder, target := t.TempDir(), strconv.Itoa(root)
+	ask("zombies")
+	settled(t, target)
+	limit := whole(t, "checkpoint", "--tree", target, "-D", filepath.Join(folder, "base"), "--leave-running")
+	killed, ended, built := 0, 0, 0
+	for n := range kills {
+		image := filepath.Join(folder, strconv.Itoa(n))
+		settled(t, target)
+		told, before := ask("told"), tree(t, root)
+		f, zombies := &family{}, &family{}
+		for _, r := range before {
+			if (&family{pids: []int{r.pid}}).there() == nil {
+				zombies.pids = append(zombies.pids, r.pid)
+			} else {
+				f.pids = append(f.pids, r.pid)
+			}
+		}
+		if killAfter(t, time.Duration(rand.Int64N(int64(limit*time.Duration(1+2*(n%3))))), []string{"checkpoint", "--tree", target, "-D", image}) {
+			killed++
+		}
+		_, err := os.Stat(image)
+		if complete := err == nil; f.ended(t) {
+			if !complete {
+				t.Fatalf("they have ended, image %v", err)
+			}
+			ended++
+			f.gone(t)
+			zombies.gone(t)
+			if killAfter(t, time.Duration(rand.Int64N(int64(limit*time.Duration(1+n%3)))), []string{"restore", "-D", image}) {
+				killed++
+			}
+			if f.settled(t) {
+				built++
+			} else {
+				zombies.gone(t)
+				vos(t, "restore", "-D", image).expect(t, 0)
+			}
+		}
+		if after := tree(t, root); !slices.Equal(after, before) {
+			t.Fatalf("processes, parents, groups and sessions were %v and are %v", before, after)
+		}
+		for _, pid := range f.pids {
+			checkFree(t, pid)
+		}
+		if again := ask("told"); again != told {
+			t.Fatalf("the end of a child was told %s times, and before %s times", again, told)
+		}
+		if got := ask("reap"); got != howTheyEnded {
+			t.Fatalf("they have ended by %q, want %q", got, howTheyEnded)
+		}
+		ask("zombies")
+	}
+	t.Logf("%d of %d runs were killed before their end, the program ended %d times, %d times it was there behind a restore that was killed", killed, kills+ended, ended, built)
+	if killed == 0 {
+		t.Errorf("none of %d runs was killed", kills)
 	}
 }
 
