@@ -43,6 +43,9 @@ func TestFailures(t *testing.T) {
 			p.Threads = append([]image.Thread(nil), whole.Threads...)
 			spoiled := &memoryImage{image: img.image, pages: img.pages}
 			spoiled.image.Processes, spoiled.image.Objects = []image.Process{p}, []image.Object{segment}
+			// One that has ended, in a session and a group whose leaders have, too.
+			ids := freeIDs(t, 3)
+			spoiled.image.Ended = []image.Ended{{PID: ids[0], Parent: p.PID, Group: ids[1], Session: ids[2], Status: uint32(syscall.SIGSEGV), ExitSignal: int(syscall.SIGCHLD)}}
 			plan, err := Look(t.Context(), spoiled, options)
 			if err != nil || len(plan.Refusals) > 0 {
 				t.Fatalf("%v, %v", plan.Refusals, err)
@@ -58,6 +61,11 @@ func TestFailures(t *testing.T) {
 				t.Errorf("the error is %v, want one of a step with %v", err, test.errno)
 			}
 			noTrace(t, img)
+			for _, id := range ids {
+				if taken, err := awaitFree(id, time.Now().Add(10*time.Second)); taken || err != nil {
+					t.Errorf("process %d is left: %v", id, err)
+				}
+			}
 			if s, err := kernel.StatSegment(int(segment.ID)); !errors.Is(err, fs.ErrNotExist) {
 				t.Errorf("left segment %+v, %v", s, err)
 			}
@@ -65,6 +73,21 @@ func TestFailures(t *testing.T) {
 	}
 	s.restore(t, img)
 	s.report(t)
+}
+
+// freeIDs are ids that no process or group has.
+func freeIDs(t *testing.T, n int) (ids []int) {
+	t.Helper()
+	const most = 1 << 15 // pid_max, where nobody has set it
+	for id := most - 1; len(ids) < n; id-- {
+		if id < lowestSpare {
+			t.Fatal("all ids are taken")
+		}
+		if syscall.Kill(id, 0) == syscall.ESRCH && syscall.Kill(-id, 0) == syscall.ESRCH {
+			ids = append(ids, id)
+		}
+	}
+	return ids
 }
 
 // TestRefusals looks at images that can't be restored here and now.
