@@ -20,6 +20,7 @@ type Figure struct {
 	Floor   []time.Duration // of the least that the kernel takes for the same, if measured
 	Against string          // what Floor is
 	Aim     string          // what was promised, "" for nothing
+	Bytes   bool            // what is measured are bytes
 }
 
 // quantile returns the q-th quantile of samples, which it sorts.
@@ -50,6 +51,10 @@ func Print(w io.Writer, title string, figures []Figure) error {
 	fmt.Fprintln(t, "  what\truns\tleast\tmedian\t90 %\tmost\tfloor\tratio\taim")
 	for i := range figures {
 		f := &figures[i]
+		show := show
+		if f.Bytes {
+			show = func(d time.Duration) string { return fmt.Sprintf("%.4g MiB", float64(d)/(1<<20)) }
+		}
 		floor, ratio := "-", "-"
 		if len(f.Floor) > 0 {
 			floor, ratio = show(quantile(f.Floor, .5)), fmt.Sprintf("%.2f", f.Ratio())

@@ -31,6 +31,7 @@ var groups = []group{
 	{"attach", "calls come to be counted, and cease to be; floor: bare stop of the same process", Attach},
 	{"counted", "real work, processor time of the program; floor: nothing is counted", Counted},
 	{"snapshot", "a program is checkpointed to files in memory, and built again; floor: bare stop, or a copy of its pages", Snapshot},
+	{"series", "one checkpoint after another, written pages noted; floor: all memory compared with the parent", Series},
 	{"criu", "the same by vos as a command; floor: CRIU, in the same run", CRIU},
 	{"restart", "nginx gets another libz under load; floor: it does not", Restart},
 }

@@ -1,6 +1,7 @@
 package live
 
 import (
+	"bufio"
 	words "encoding/binary"
 	"encoding/json"
 	"fmt"
@@ -8,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -99,6 +101,75 @@ func (w *writing) goesOn(t *testing.T) {
 		}
 		return now > first+2*pages
 	})
+}
+
+// TestSeriesWhileWriting makes checkpoints of such a program one after the other, between
+// which what it writes is noted, and builds it again from each that is left.
+func TestSeriesWhileWriting(t *testing.T) {
+	checkpoints := 10
+	if soak {
+		checkpoints = 200
+	}
+	w := startWriting(t)
+	images := filepath.Join(t.TempDir(), "images")
+	series := exec.Command(binary, "checkpoint", strconv.Itoa(w.pid), "-D", images, "--every", "20ms", "--keep", "4", "--json")
+	series.Stderr = os.Stderr
+	lines, err := series.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := series.Start(); err != nil {
+		t.Fatal(err)
+	}
+	scan := bufio.NewScanner(lines)
+	for n := 0; n < checkpoints; {
+		if !scan.Scan() {
+			t.Fatalf("the series ended: %v", scan.Err())
+		}
+		if strings.Contains(scan.Text(), `"outcome":"checkpointed"`) {
+			n++
+			// Others may look at the program meanwhile, and checkpoint it, too.
+			if n == 5 {
+				await(t, "a checkpoint beside the series", func() bool {
+					r := vos(t, "checkpoint", strconv.Itoa(w.pid), "-D", images+".beside", "--leave-running")
+					if r.Code != 0 && !strings.Contains(r.Stderr, "traced") {
+						t.Fatalf("exit code %d: %s", r.Code, r.Stderr)
+					}
+					return r.Code == 0
+				})
+			}
+		} else if !strings.Contains(scan.Text(), "change all the time") && !strings.Contains(scan.Text(), "traced") {
+			t.Fatalf("the series went on with %q", scan.Text())
+		}
+		w.goesOn(t)
+	}
+	if err := series.Process.Signal(os.Interrupt); err != nil {
+		t.Fatal(err)
+	}
+	if err := series.Wait(); err != nil {
+		t.Fatalf("the series ended by %v", err)
+	}
+	checkFree(t, w.pid)
+	entries, err := os.ReadDir(images)
+	if err != nil || len(entries) < 4 {
+		t.Fatalf("%d images, %v", len(entries), err)
+	}
+	for _, image := range append([]string{images + ".beside"}, names(images, entries)...) {
+		if err := syscall.Kill(w.pid, syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		w.wait(t)
+		vos(t, "restore", "-D", image).expect(t, 0)
+		w.goesOn(t)
+		checkFree(t, w.pid)
+	}
+}
+
+func names(folder string, entries []os.DirEntry) (paths []string) {
+	for _, e := range entries {
+		paths = append(paths, filepath.Join(folder, e.Name()))
+	}
+	return paths
 }
 
 // TestSnapshotWhileWriting checkpoints a program whose memory is copied while it writes

@@ -12,6 +12,7 @@ import (
 	"github.com/virtualizing-os/vos/internal/api"
 	"github.com/virtualizing-os/vos/internal/image"
 	"github.com/virtualizing-os/vos/internal/procfs"
+	"github.com/virtualizing-os/vos/internal/snapshot/dump"
 )
 
 // seriesFormat is how the images of a series are named: by time, so that the order of
@@ -23,16 +24,18 @@ const seriesFormat = "20060102T150405.000Z"
 // r.Keep-th (or image.MaxParents-th) on none; the last r.Keep are kept, with those that
 // they build on. One that is refused or fails is told, and tried again at the next time;
 // if it is the first, it is the last.
-func series(ctx context.Context, p *procfs.Process, r api.CheckpointRequest, emit func(api.Snapshot) error) error {
+func series(ctx context.Context, p *procfs.Process, r api.CheckpointRequest, emit func(api.Snapshot) error) (err error) {
 	if err := os.MkdirAll(r.Directory, 0o700); err != nil {
 		return fmt.Errorf("make folder of images: %w", err)
 	}
+	written := &dump.Series{}
+	defer func() { err = errors.Join(err, written.Close()) }()
 	parent, grown, made := "", 0, 0 // the last image, how many are behind one another, and all
 	for next := time.Now(); ; {
 		one := r
 		one.LeaveRunning, one.Parent = true, parent
 		one.Directory = filepath.Join(r.Directory, time.Now().UTC().Format(seriesFormat))
-		s, err := snapshotOf(ctx, p, one)
+		s, err := snapshotOf(ctx, p, one, written)
 		if ctx.Err() != nil {
 			return nil // long enough
 		}

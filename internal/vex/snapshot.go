@@ -49,7 +49,7 @@ func (Machine) Checkpoint(ctx context.Context, r api.CheckpointRequest, emit fun
 	if r.Every > 0 {
 		return series(ctx, p, r, emit)
 	}
-	s, err := snapshotOf(ctx, p, r)
+	s, err := snapshotOf(ctx, p, r, nil)
 	if err != nil {
 		return err
 	}
@@ -57,10 +57,10 @@ func (Machine) Checkpoint(ctx context.Context, r api.CheckpointRequest, emit fun
 }
 
 // snapshotOf makes one checkpoint. That it was refused or failed is in the snapshot, an
-// error says that the program is gone, or can't be looked at.
-func snapshotOf(ctx context.Context, p *procfs.Process, r api.CheckpointRequest) (api.Snapshot, error) {
+// error says that the program is gone, or can't be looked at. It may be one of a series.
+func snapshotOf(ctx context.Context, p *procfs.Process, r api.CheckpointRequest, of *dump.Series) (api.Snapshot, error) {
 	begin := time.Now()
-	plan, err := dump.Look(ctx, p, dump.Options{Inherit: r.Inherit, Tree: r.Tree, LeaveRunning: r.LeaveRunning, Progress: counted(r.Progress)})
+	plan, err := dump.Look(ctx, p, dump.Options{Inherit: r.Inherit, Tree: r.Tree, LeaveRunning: r.LeaveRunning, Series: of, Progress: counted(r.Progress)})
 	if err != nil {
 		return api.Snapshot{}, classify(fmt.Errorf("checkpoint process %d: %w", p.PID(), err))
 	}

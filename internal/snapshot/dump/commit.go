@@ -77,8 +77,12 @@ func (p *Plan) Commit(ctx context.Context, w *image.Writer) (result Result, err 
 		}
 	}
 	result.Freeze = k.paused
+	series := p.options.Series
 	for _, c := range k.parts {
 		result.Freeze += c.paused
+		if err == nil && series != nil {
+			continue
+		}
 		if failed := c.tracker.close(); failed != nil {
 			return result, errors.Join(err, failed)
 		}
@@ -95,6 +99,11 @@ func (p *Plan) Commit(ctx context.Context, w *image.Writer) (result Result, err 
 	if p.options.LeaveRunning {
 		if k.bytes, err = w.Commit(k.image); err != nil {
 			return result, err
+		}
+		if series != nil {
+			if err := series.keep(k.parts, k.image.ID); err != nil {
+				return result, err
+			}
 		}
 	}
 	result.Bytes, result.Image, result.Notes = k.bytes, k.image, k.notes
@@ -139,7 +148,7 @@ func (k *whole) open() error {
 			return err
 		}
 		k.parts = append(k.parts, &commit{member: m, whole: k, writer: k.writer, before: earlierOf(k.writer.Parent(), m.Process.PID()),
-			pagemap: pagemap, guards: guardsKnown(pagemap)})
+			pagemap: pagemap, guards: guardsKnown(pagemap), tracker: k.options.Series.take(m.Process.PID(), k.writer.Parent())})
 	}
 	return nil
 }
@@ -305,12 +314,27 @@ func (c *commit) write(ctx context.Context, s *tracee.Session) (b image.Process,
 	if err := c.threads(s, &b); err != nil {
 		return b, err
 	}
+	tracks := c.tracker != nil && c.options.Series != nil
+	if tracks {
+		if err := c.tracker.protect(c); err != nil {
+			return b, err
+		}
+	}
 	if err := c.memory.scan(c.pagemap, c.guards, c.tracker); err != nil {
 		return b, err
+	}
+	lacked := make([][]image.Run, len(c.memory.mappings))
+	for i := range lacked {
+		if tracks {
+			lacked[i] = slices.Clone(c.memory.mappings[i].Pages)
+		}
 	}
 	total := c.memory.bytes()
 	if _, err := c.copier(s.Memory(), c.memory).dump(ctx, c.memory, func(done uint64) { c.progress(done, total) }); err != nil {
 		return b, err
+	}
+	if tracks {
+		c.tracker.settle(c.memory, lacked)
 	}
 	c.memory.join()
 	b.Mappings = slices.Clone(c.memory.mappings)

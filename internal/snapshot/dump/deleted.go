@@ -139,7 +139,7 @@ func (k *whole) keepFiles() error {
 			if err != nil {
 				continue // it is mapped elsewhere by now: all will be looked at again
 			}
-			to, err := dumpObject(o.Object, file, k.writer, buffer)
+			to, err := dumpObject(o.Object, file, k.writer, nil, buffer)
 			if err := errors.Join(err, file.Close()); err != nil {
 				return fmt.Errorf("keep %s: %w", o.Name, err)
 			}

@@ -2,6 +2,7 @@ package dump
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/binary"
 	"encoding/json"
@@ -281,6 +282,22 @@ func TestParents(t *testing.T) {
 		}
 		if b := page(t, r, p, k.Holes+3<<12); b[0] != 'a' {
 			t.Errorf("%s: the page is not what it was", name)
+		}
+		shared := 0
+		for _, o := range r.Image().Objects {
+			for _, run := range o.Pages {
+				if shared++; (run.Place.Up > 0) != (n > 0) {
+					t.Errorf("%s: of shared memory there is %+v", name, run)
+				}
+				if b := make([]byte, image.PageSize); o.Kind == "shared" {
+					if err := r.ReadPages(run.Place, b); err != nil || bytes.Equal(b, zeroes[:image.PageSize]) {
+						t.Errorf("%s: shared memory that can't be read, or is of zeroes: %v", name, err)
+					}
+				}
+			}
+		}
+		if shared == 0 {
+			t.Error("there is no shared memory")
 		}
 		if n > 0 && r.Image().Parent == "" {
 			t.Error("it has no parent")

@@ -2,6 +2,7 @@ package dump
 
 import (
 	"bytes"
+	"fmt"
 	"slices"
 	"sync"
 
@@ -14,8 +15,10 @@ type earlier struct {
 	reader *image.Reader
 	runs   []image.Run // by ascending address
 
-	buffers sync.Pool // of window bytes
+	buffers *sync.Pool // of window bytes
 }
+
+func newWindows() *sync.Pool { return &sync.Pool{New: func() any { return new(seen) }} }
 
 // window is how much of the parent is read at a time.
 const window = 64 << 10
@@ -30,11 +33,33 @@ func earlierOf(r *image.Reader, pid int) *earlier {
 	if n < 0 {
 		return nil
 	}
-	e := &earlier{reader: r, buffers: sync.Pool{New: func() any { return new(seen) }}}
+	e := &earlier{reader: r, buffers: newWindows()}
 	for i := range processes[n].Mappings {
 		e.runs = append(e.runs, processes[n].Mappings[i].Pages...)
 	}
 	return e
+}
+
+// earlierObject returns what a parent image has of shared memory, if anything: what is
+// called like that, and comes after as many of the same name. Only what is found to be the
+// same is taken from there, so another one does no harm.
+func earlierObject(r *image.Reader, o *image.Object, seen map[string]int) *earlier {
+	if r == nil {
+		return nil
+	}
+	name := func(o *image.Object) string { return fmt.Sprint(o.Kind, o.ID, o.Name) }
+	skip := seen[name(o)]
+	seen[name(o)]++
+	for _, other := range r.Image().Objects {
+		if name(&other) != name(o) {
+			continue
+		}
+		if skip == 0 {
+			return &earlier{reader: r, runs: other.Pages, buffers: newWindows()}
+		}
+		skip--
+	}
+	return nil
 }
 
 // seen is pages of the parent that were read.

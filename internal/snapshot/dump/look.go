@@ -26,6 +26,9 @@ type Options struct {
 	Tree bool
 	// LeaveRunning lets the program go on behind its checkpoint.
 	LeaveRunning bool
+	// Series notes writes between this checkpoint and the next of the same program, and
+	// knows those since the one before; nil is none. It goes with LeaveRunning.
+	Series *Series
 	// Progress is told how many bytes of memory are written, of how many; it may be
 	// nil. It is called by several goroutines, one at a time.
 	Progress func(done, total uint64)
@@ -229,7 +232,7 @@ func (m *member) look() (whole bool, err error) {
 	if err := m.lookAtProcess(stat, status); err != nil {
 		return false, err
 	}
-	if m.memory, err = lookAtMemory(p, nil); err != nil {
+	if m.memory, err = lookAtMemory(p, m.options.Series.tracker(p.PID())); err != nil {
 		return false, err
 	}
 	if err := m.memory.running(p, &m.base); err != nil {

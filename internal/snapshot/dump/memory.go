@@ -1,7 +1,6 @@
 package dump
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -25,6 +24,8 @@ type memory struct {
 	objects  []object
 	refusals []api.Refusal
 	mapped   uint64
+
+	tracked []image.Span // mappings to which vOS notes writes
 
 	// Pages of each mapping that the image has already when the others are to be copied.
 	had [][]image.Run
@@ -66,8 +67,14 @@ func lookAtMemory(p *procfs.Process, t *tracker) (*memory, error) {
 			continue
 		}
 		for _, mapping := range m.maps {
-			if t.covers(mapping.Start, mapping.End) {
-				flags[mapping.Start] = slices.DeleteFunc(flags[mapping.Start], func(flag string) bool { return flag == "uw" })
+			own := flags[mapping.Start]
+			if noted := slices.Index(own, "uw"); noted >= 0 {
+				// vOS's, or somebody else's from outside: a userfaultfd of the
+				// program's own is refused among its descriptors.
+				flags[mapping.Start] = slices.Delete(own, noted, noted+1)
+				if t.covers(mapping.Start, mapping.End) {
+					m.tracked = append(m.tracked, image.Span{Start: mapping.Start, End: mapping.End})
+				}
 			}
 			if err := m.add(p, mapping, flags[mapping.Start]); err != nil {
 				return nil, err
@@ -90,7 +97,6 @@ var unkept = []struct {
 	{"ht", codeHuge, "it is made of huge pages (hugetlb), which are not kept yet", "run it without"},
 	{"pk", codeMapping, "it has a protection key (pkey_mprotect), which is not kept", noRemedy},
 	{"um", codeFault, "another handles its page faults (userfaultfd)", noRemedy},
-	{"uw", codeFault, "another is told of writes to it (userfaultfd)", noRemedy},
 	{"ui", codeFault, "another handles its page faults (userfaultfd)", noRemedy},
 }
 
@@ -323,7 +329,10 @@ func identity(info os.FileInfo) (device, inode uint64) {
 	return 0, 0
 }
 
-func dumpObject(o image.Object, file *os.File, w *image.Writer, buffer []byte) (image.Object, error) {
+// dumpObject writes shared memory, but for what a parent of the image has of it. The
+// buffer is of whole pages.
+func dumpObject(o image.Object, file *os.File, w *image.Writer, before *earlier, buffer []byte) (image.Object, error) {
+	copier := &copier{writer: w, before: before, mappings: []image.Mapping{{Kind: image.Anonymous}}}
 	info, err := file.Stat()
 	if err != nil {
 		return o, err
@@ -349,12 +358,12 @@ func dumpObject(o image.Object, file *os.File, w *image.Writer, buffer []byte) (
 		}
 		full := (n + image.PageSize - 1) &^ (image.PageSize - 1)
 		clear(buffer[n:full])
-		if !bytes.Equal(buffer[:full], zeroes[:full]) {
-			place, err := w.Append(buffer[:full])
-			if err != nil {
-				return o, err
-			}
-			o.Pages = append(o.Pages, image.Run{Start: uint64(at), Count: uint64(full / image.PageSize), Place: place})
+		all := job{pieces: []piece{{start: uint64(at), count: uint64(full / image.PageSize)}}}
+		if err := copier.keep(&all, buffer[:full]); err != nil {
+			return o, err
+		}
+		for _, r := range all.runs[0] {
+			o.Pages = appendRun(o.Pages, r)
 		}
 		at += int64(full)
 	}

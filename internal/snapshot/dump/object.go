@@ -49,18 +49,20 @@ func gather(parts []*commit, processes []image.Process) (all []common) {
 func dumpObjects(objects []common, w *image.Writer, kept keptFiles) ([]image.Object, error) {
 	all := make([]image.Object, 0, len(objects))
 	buffer := make([]byte, chunk)
+	seen := map[string]int{}
 	for _, o := range objects {
+		before := earlierObject(w.Parent(), &o.Object, seen)
 		file, err := o.process.OpenMapped(o.mapping)
 		if err != nil {
 			return nil, err
 		}
 		var to image.Object
-		if before, ok := kept.find(&o.object, file); ok {
-			to = before
+		if whole, ok := kept.find(&o.object, file); ok {
+			to = whole
 		} else if o.Kind == "sysv" {
-			to, err = dumpSegment(o.Object, o.mapped, file, w, buffer)
+			to, err = dumpSegment(o.Object, o.mapped, file, w, before, buffer)
 		} else {
-			to, err = dumpObject(o.Object, file, w, buffer)
+			to, err = dumpObject(o.Object, file, w, before, buffer)
 		}
 		if err := errors.Join(err, file.Close()); err != nil {
 			return nil, fmt.Errorf("keep %s: %w", o.mapping.Path, err)

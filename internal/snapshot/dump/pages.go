@@ -177,8 +177,7 @@ func (c *copier) read(j *job, b []byte) error {
 	return nil
 }
 
-// copy reads the pages of a job to b, and writes those that are neither zeroes of
-// anonymous memory nor in a parent of the image.
+// copy reads the pages of a job to b, and keeps them.
 func (c *copier) copy(j *job, b []byte) error {
 	if err := c.read(j, b); err != nil {
 		if c.running && errors.Is(err, syscall.EFAULT) {
@@ -187,6 +186,12 @@ func (c *copier) copy(j *job, b []byte) error {
 		}
 		return err
 	}
+	return c.keep(j, b)
+}
+
+// keep writes those pages of a job, which were read to b, that are neither zeroes of
+// anonymous memory nor in a parent of the image.
+func (c *copier) keep(j *job, b []byte) error {
 	j.runs = make([][]image.Run, len(j.pieces))
 	at, end := 0, 0 // in b: the page looked at, and the end of those that are to be written
 	for n, piece := range j.pieces {

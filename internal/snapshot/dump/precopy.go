@@ -29,28 +29,40 @@ const precopyEnough = 1 << 20
 // a file without cache (O_DIRECT). No thread is within one when it is stopped, so by then
 // such a write is done, and what is copied afterwards has it.
 func (c *commit) precopy(ctx context.Context) error {
-	if c.memory.bytes() < precopyLeast {
-		return nil
+	if c.tracker != nil && !c.tracker.renew(c.memory) {
+		err := c.tracker.close()
+		if c.tracker = nil; err != nil {
+			return err
+		}
 	}
-	var err error
-	if c.tracker, err = c.track(ctx); c.tracker == nil {
-		return err
+	if c.tracker == nil {
+		if c.memory.bytes() < precopyLeast {
+			return nil
+		}
+		var err error
+		if c.tracker, err = c.track(ctx); c.tracker == nil {
+			return err
+		}
 	}
-	if ok, err := c.round(ctx, kernel.PageQuery{}); !ok {
-		return err
+	if len(c.tracker.copied) == 0 {
+		if ok, err := c.round(ctx, kernel.PageQuery{}); !ok {
+			return err
+		}
 	}
-	written := kernel.PageQuery{All: kernel.PageWritten}
 	for before := ^uint64(0); ; {
-		pages, err := c.tracker.scan(c, written) // is it worth it?
+		pages, err := c.tracker.scan(c, writtenPages) // is it worth it?
 		if err != nil {
 			return given(ctx, err)
 		}
 		now := pagesOf(pages) * image.PageSize
+		if now <= precopyEnough && c.copiedBefore == 0 {
+			return nil // a later checkpoint of a series: nothing has to be copied before
+		}
 		if now <= precopyEnough || now > before/4*3 {
 			break
 		}
 		before = now
-		if ok, err := c.round(ctx, written); !ok {
+		if ok, err := c.round(ctx, writtenPages); !ok {
 			return err
 		}
 	}
@@ -68,9 +80,12 @@ func (c *commit) precopy(ctx context.Context) error {
 	if err := c.lookAgain(); err != nil {
 		return err
 	}
-	_, err = c.round(ctx, written) // that has taken a while
+	_, err = c.round(ctx, writtenPages) // that has taken a while
 	return err
 }
+
+// writtenPages matches what was written since it was protected.
+var writtenPages = kernel.PageQuery{All: kernel.PageWritten}
 
 // round copies the pages that match; ok is false where no other round is of use.
 func (c *commit) round(ctx context.Context, q kernel.PageQuery) (ok bool, err error) {

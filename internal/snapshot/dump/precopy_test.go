@@ -88,16 +88,43 @@ func alwaysPrecopy(t *testing.T) {
 func TestPrecopiedAsHeld(t *testing.T) {
 	alwaysPrecopy(t)
 	k := writing(t)
-	parent := ""
-	for n := range 12 {
-		plan := look(t, k, Options{LeaveRunning: true, Inherit: []int{1, 2}})
+	compareWhileWriting(t, k, 12, nil)
+	goesOn(t, k)
+}
+
+// TestSeriesAsHeld does so of checkpoints between which writes stay noted. Most have the
+// one before as their parent, some none, and some an older one.
+func TestSeriesAsHeld(t *testing.T) {
+	alwaysPrecopy(t)
+	k := writing(t)
+	series := &Series{}
+	compareWhileWriting(t, k, 24, series)
+	if len(series.trackers) != 1 {
+		t.Error("it does not go on to note writes")
+	}
+	if err := series.Close(); err != nil {
+		t.Fatal(err)
+	}
+	untracked(t, k)
+	goesOn(t, k)
+}
+
+func compareWhileWriting(t *testing.T, k *kept, times int, series *Series) {
+	t.Helper()
+	parent, first := "", ""
+	for n := range times {
+		plan := look(t, k, Options{LeaveRunning: true, Inherit: []int{1, 2}, Series: series})
 		if len(plan.Refusals) > 0 {
 			t.Fatal(plan.Refusals)
 		}
 		var c *commit
+		var copied []image.Run
+		noted := false
 		held := map[image.Span][]byte{}
 		plan.written = func(s *tracee.Session, now *commit) error {
-			c = now
+			if c, noted = now, now.tracker != nil; noted {
+				copied = slices.Clone(now.tracker.copied)
+			}
 			for i := range now.memory.mappings {
 				m := &now.memory.mappings[i]
 				if m.Kind != image.Anonymous {
@@ -139,15 +166,20 @@ func TestPrecopiedAsHeld(t *testing.T) {
 		if _, err := commitBeside(t, plan, dir, parent); err != nil {
 			t.Fatal(err)
 		}
-		if c.tracker == nil {
+		if !noted {
 			t.Skip("the kernel does not note writes")
 		}
-		if len(c.tracker.copied) == 0 || c.copiedBefore == 0 {
+		if len(copied) == 0 || series == nil && c.copiedBefore == 0 {
 			t.Errorf("nothing was copied while it ran: %d bytes", c.copiedBefore)
 		}
-		if n%3 < 2 {
-			parent = dir // sometimes
-		} else {
+		switch {
+		case n == 0:
+			parent, first = dir, dir
+		case n%3 < 2:
+			parent = dir
+		case n%4 == 0:
+			parent = first
+		default:
 			parent = ""
 		}
 		r, err := image.Open(dir, image.ReadOptions{})
@@ -178,9 +210,10 @@ func TestPrecopiedAsHeld(t *testing.T) {
 		if err := r.Close(); err != nil {
 			t.Fatal(err)
 		}
-		untracked(t, k)
+		if series == nil {
+			untracked(t, k)
+		}
 	}
-	goesOn(t, k)
 }
 
 // untracked waits until nothing of vOS is left in the program.

@@ -36,7 +36,7 @@ func (m *memory) addSegment(from procfs.Mapping, to image.Mapping) error {
 // dumpSegment writes a segment down, while the program is held, which has it attached so
 // many times. The content of one that somebody else has attached, too, is theirs as well:
 // it is not kept.
-func dumpSegment(o image.Object, own uint64, file *os.File, w *image.Writer, buffer []byte) (image.Object, error) {
+func dumpSegment(o image.Object, own uint64, file *os.File, w *image.Writer, before *earlier, buffer []byte) (image.Object, error) {
 	s, err := kernel.StatSegment(int(o.ID))
 	if err != nil {
 		return o, err
@@ -45,7 +45,7 @@ func dumpSegment(o image.Object, own uint64, file *os.File, w *image.Writer, buf
 		return o, fmt.Errorf("segment %d has %d bytes, and had %d", s.ID, s.Size, o.Size)
 	}
 	if s.Attached <= own {
-		if o, err = dumpObject(o, file, w, buffer); err != nil {
+		if o, err = dumpObject(o, file, w, before, buffer); err != nil {
 			return o, err
 		}
 		o.Size = s.Size // that of the file is in whole pages

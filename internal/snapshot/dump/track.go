@@ -54,15 +54,21 @@ func (c *commit) track(ctx context.Context) (*tracker, error) {
 	}
 	for i := range c.memory.mappings {
 		m := &c.memory.mappings[i]
-		if m.Kind != image.Anonymous || m.Protection&syscall.PROT_READ == 0 || pagesOf(m.Pages) < leastTracked {
-			continue
-		}
-		if kernel.TrackRange(t.userfault, m.Start, m.End) == nil { // it may be gone
-			t.ranges = append(t.ranges, image.Span{Start: m.Start, End: m.End})
+		s := image.Span{Start: m.Start, End: m.End}
+		if trackable(m) && t.add(s) == nil {
+			t.ranges = append(t.ranges, s)
 		}
 	}
 	return t, nil
 }
+
+// trackable reports whether writes to a mapping, of which the pages were found, are noted.
+func trackable(m *image.Mapping) bool {
+	return m.Kind == image.Anonymous && m.Protection&syscall.PROT_READ != 0 && pagesOf(m.Pages) >= leastTracked
+}
+
+// add begins to note writes to a mapping, which may be gone.
+func (t *tracker) add(s image.Span) error { return kernel.TrackRange(t.userfault, s.Start, s.End) }
 
 // close ends the tracking, step by step, so that the program is not held up; of nil it
 // does nothing.
