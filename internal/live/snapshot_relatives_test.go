@@ -11,9 +11,11 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
+	"github.com/virtualizing-os/vos/internal/api"
 	"github.com/virtualizing-os/vos/internal/testbed"
 )
 
@@ -154,6 +156,32 @@ func TestSnapshotRelativesKilled(t *testing.T) {
 	if killed == 0 {
 		t.Errorf("none of %d runs was killed", kills)
 	}
+}
+
+// TestSnapshotRelativesTakenIDs restores them where nobody has waited for the end of the
+// root, in a namespace of their own.
+func TestSnapshotRelativesTakenIDs(t *testing.T) {
+	root, ask := relatives(t)
+	ask("zombies")
+	image, target := filepath.Join(t.TempDir(), "image"), strconv.Itoa(root)
+	settled(t, target)
+	before := tree(t, root)
+	vos(t, "checkpoint", target, "--tree", "-D", image).expect(t, 0)
+	if s := lines[api.Snapshot](t, vos(t, "restore", "-D", image, "--json").expect(t, 7)); s[0].Refusals[0].Code != "pid_taken" {
+		t.Fatalf("restored where its id is taken: %+v", s)
+	}
+	s := lines[api.Snapshot](t, vos(t, "restore", "-D", image, "--pid-any", "--json").expect(t, 0))
+	if got := ask("reap"); got != howTheyEnded {
+		t.Errorf("they have ended by %q, want %q", got, howTheyEnded)
+	}
+	first := number(t, field(s[0].PID, "PPid"))
+	if after := tree(t, s[0].PID); len(after) != len(before)-3 {
+		t.Errorf("%d processes are %d, when three were waited for", len(before), len(after))
+	}
+	if err := syscall.Kill(first, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	reapAll(append(before, relative{pid: first}))
 }
 
 // TestSnapshotLeftJob checkpoints a shell with a job whose first process, which led its
