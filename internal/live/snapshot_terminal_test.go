@@ -160,6 +160,47 @@ func TestSnapshotTerminals(t *testing.T) {
 	})
 }
 
+// TestSnapshotTerminalFlood checkpoints a shell that writes without end, ends it, and builds
+// it again: nothing of what it writes is lost or doubled.
+func TestSnapshotTerminalFlood(t *testing.T) {
+	cycles := 5
+	if soak {
+		cycles = 20
+	}
+	y := holdTerminal(t, testbed.NeedTool(t, "bash"), "--norc")
+	y.types(t, "PS1='ready> '; stty -echo\r", "ready> ")
+	y.types(t, "n=0; while :; do echo \"tick $((n++)) tock\"; done\r", "tick 5 tock")
+	folder, target := t.TempDir(), strconv.Itoa(y.root)
+	for n := range cycles {
+		before := tree(t, y.root)
+		image := filepath.Join(folder, strconv.Itoa(n))
+		vos(t, "checkpoint", target, "--tree", "-D", image).expect(t, 0)
+		reapAll(before)
+		vos(t, "restore", "-D", image).expect(t, 0)
+		y.mu.Lock()
+		shown := y.shown.Len()
+		y.mu.Unlock()
+		await(t, "it to go on", func() bool {
+			y.mu.Lock()
+			defer y.mu.Unlock()
+			return y.shown.Len() > shown+1000
+		})
+	}
+	y.mu.Lock()
+	all := y.shown.String()
+	y.mu.Unlock()
+	next := 0
+	all = all[strings.Index(all, "tick 0 tock"):]
+	for line := range strings.Lines(all[:strings.LastIndexByte(all, '\n')+1]) {
+		if want := fmt.Sprintf("tick %d tock\r\n", next); line != want {
+			t.Fatalf("%q was shown instead of %q", line, want)
+		}
+		next++
+	}
+	y.types(t, "\x03", "ready> ")
+	t.Logf("%d lines", next)
+}
+
 // TestSnapshotTerminalOutside refuses a program in a terminal that is not its own.
 func TestSnapshotTerminalOutside(t *testing.T) {
 	y := holdTerminal(t, testbed.NeedTool(t, "bash"), "--norc")

@@ -61,7 +61,7 @@ func (terminal) look(l *looking, h *handle.Handle) []api.Refusal {
 }
 
 func (terminal) dump(d *dumping, h *handle.Handle, raw kernel.Raw, f *image.File) error {
-	waiting, err := raw.Waiting()
+	waiting, err := waitingIn(raw)
 	if err != nil && !errors.Is(err, syscall.EIO) { // nobody has the other end open
 		return err
 	}

@@ -59,15 +59,23 @@ func (p *Plan) Commit(ctx context.Context, w *image.Writer) (result Result, err 
 	if err := k.keepFiles(); err != nil {
 		return result, err
 	}
+	if k.queues, err = p.found.Queues(); err != nil {
+		return result, err
+	}
 	const tries = 20
 	for n := 1; ; n++ {
+		k.last = n == tries
 		for _, c := range k.parts {
 			if err := c.lookAtWaits(ctx); err != nil {
 				return result, err
 			}
 		}
 		err = k.held(ctx)
-		if !errors.Is(err, errMoved) || n == tries {
+		if errors.Is(err, errUnread) {
+			pause(ctx)
+			continue
+		}
+		if !errors.Is(err, errMoved) || k.last {
 			break
 		}
 		for _, c := range k.parts {
@@ -121,6 +129,9 @@ type whole struct {
 	bytes   int64
 	notes   []string
 	paused  time.Duration // the processes were held
+
+	queues *descriptor.Queues // of terminals
+	last   bool               // it is not tried again
 }
 
 // A commit is the part of one process in it.
@@ -158,6 +169,7 @@ func (k *whole) close() error {
 	for _, c := range k.parts {
 		errs = append(errs, c.tracker.close(), c.pagemap.Close())
 	}
+	errs = append(errs, k.queues.Close())
 	return errors.Join(errs...)
 }
 
@@ -177,9 +189,7 @@ func (k *whole) held(ctx context.Context) error {
 	var failed error
 	ended := false
 	times, err := tracee.Do(ctx, k.Process, tracee.Options{Interrupted: k.parts[0].interrupted}, func(s *tracee.Session) error {
-		if failed = k.parts[0].stop(s); failed == nil {
-			ended, failed = k.hold(ctx, s)
-		}
+		ended, failed = k.hold(ctx, s)
 		return failed
 	})
 	k.paused += times.Pause // from before the others' first stop until after their last
@@ -192,22 +202,29 @@ func (k *whole) held(ctx context.Context) error {
 // hold holds the others, too, and does the work, on the root's tracing thread. It tells
 // whether the processes are ended.
 func (k *whole) hold(ctx context.Context, root *tracee.Session) (ended bool, err error) {
-	holds := []held{here{root}}
+	holds := make([]held, len(k.parts))
 	defer func() {
 		for i := len(holds) - 1; i > 0; i-- {
+			if holds[i] == nil {
+				continue
+			}
 			if failed := holds[i].release(); !ended {
 				err = errors.Join(err, failed)
 			}
 		}
 	}()
-	for _, c := range k.parts[1:] {
-		h := c.hold(ctx)
-		holds = append(holds, h)
-		if err := h.stopped(); errors.Is(err, procfs.ErrGone) {
-			return false, refused(codeMoving, processSubject(c.Process.PID()), "it has just ended", "try again")
-		} else if err != nil {
-			return false, err
-		}
+	if err := k.drain(ctx, holds); err != nil {
+		return false, err
+	}
+	if err := k.parts[0].stop(root); err != nil {
+		return false, err
+	}
+	holds[0] = here{root}
+	if err := k.holdOthers(ctx, holds, func(int) bool { return true }); err != nil {
+		return false, err
+	}
+	if !k.last && k.queues.Waiting() {
+		return false, errUnread
 	}
 	kept, err := k.write(ctx, holds)
 	if err != nil {
@@ -235,6 +252,25 @@ func (k *whole) hold(ctx context.Context, root *tracee.Session) (ended bool, err
 		k.notes = append(k.notes, note)
 	}
 	return true, nil
+}
+
+// holdOthers holds those of the processes but the root that are chosen, by their pid, and
+// not held yet.
+func (k *whole) holdOthers(ctx context.Context, holds []held, chosen func(pid int) bool) error {
+	for i, c := range k.parts {
+		pid := c.Process.PID()
+		if i == 0 || holds[i] != nil || !chosen(pid) {
+			continue
+		}
+		h := c.hold(ctx)
+		holds[i] = h
+		if err := h.stopped(); errors.Is(err, procfs.ErrGone) {
+			return refused(codeMoving, processSubject(pid), "it has just ended", "try again")
+		} else if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // write writes all processes down, which are held. After an error nothing is left to be

@@ -205,6 +205,9 @@ const lowestSpare = 300 // RESERVED_PIDS of the kernel
 // check makes sure that all have the parents, sessions and groups that they are to have.
 func (f *family) check() error {
 	img := f.plan.source.Image()
+	if len(img.Processes)+len(img.Ended) == 1 {
+		return nil
+	}
 	for i := range img.Processes {
 		p := &img.Processes[i]
 		parent := p.Parent
