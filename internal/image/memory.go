@@ -42,7 +42,7 @@ type Mapping struct {
 	OpenedFor  uint32   `cbor:"opened,omitempty"` // O_RDONLY or O_RDWR: what the file must be opened for
 	Object     int      `cbor:"object,omitempty"` // of InObject
 	Offset     uint64   `cbor:"offset,omitempty"` // in the file or object
-	Pages      []Run    `cbor:"pages,omitempty"`  // what differs from zeroes, or from the file
+	Pages      []Run    `cbor:"pages,omitempty"`  // what differs from zeroes, or from the file; of VDSO its code
 	Guards     []Span   `cbor:"guards,omitempty"` // MADV_GUARD_INSTALL
 }
 

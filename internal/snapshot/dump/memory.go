@@ -240,8 +240,14 @@ func (m *memory) scan(pagemap *os.File, guards bool, t *tracker) error {
 	for i := range m.mappings {
 		to := &m.mappings[i]
 		to.Pages, to.Guards = nil, nil
+		if to.Kind == image.VDSO && to.Protection&syscall.PROT_EXEC != 0 {
+			to.Pages = []image.Run{{Start: to.Start, Count: (to.End - to.Start) / image.PageSize}}
+		}
 		if to.Kind != image.Anonymous && to.Kind != image.Private && (to.Kind != image.InObject || to.Flags&syscall.MAP_PRIVATE == 0) {
 			continue
+		}
+		if slices.Contains(to.VMFlags, "dp") {
+			continue // the kernel may drop it at any time; kept, a program could meet its random numbers again
 		}
 		kind := to.Kind
 		if kind == image.InObject {

@@ -25,9 +25,12 @@ type piece struct {
 
 const pieceBytes = 256 << 10 // of a block of an image
 
-// pieces cuts the pages of mappings.
+// pieces cuts the pages of mappings, but for those that the kernel has.
 func pieces(mappings []image.Mapping) (list []piece, total uint64) {
 	for i := range mappings {
+		if mappings[i].Kind == image.VDSO {
+			continue
+		}
 		for _, run := range mappings[i].Pages {
 			total += run.Count * pageSize
 			list = appendPieces(list, run)
@@ -100,7 +103,7 @@ func (p *process) populate(mappings []image.Mapping, made *frontier) error {
 	asked := uint64(0)
 	for i := range mappings {
 		for _, run := range mappings[i].Pages {
-			if run.Count < populateAtLeast {
+			if run.Count < populateAtLeast || mappings[i].Kind == image.VDSO {
 				continue
 			}
 			for start, left := run.Start, run.Count*pageSize; left > 0; {

@@ -95,6 +95,7 @@ func Look(ctx context.Context, source Source, options Options) (*Plan, error) {
 		return nil, err
 	}
 	plan.refuse(here...)
+	fit := &fitted{Source: source}
 	for i := range img.Processes {
 		p := &img.Processes[i]
 		_, bytes := pieces(p.Mappings)
@@ -104,7 +105,7 @@ func Look(ctx context.Context, source Source, options Options) (*Plan, error) {
 			return nil, err
 		}
 		plan.refuse(ids...)
-		code, err := refuseVDSO(img, p, source)
+		code, err := fitVDSO(fit, i)
 		if err != nil {
 			return nil, err
 		}
@@ -114,6 +115,9 @@ func Look(ctx context.Context, source Source, options Options) (*Plan, error) {
 			return nil, err
 		}
 		plan.refuse(refusals...)
+	}
+	if plan.source = fit; fit.image != nil {
+		plan.Notes = append(plan.Notes, "its calls of the vDSO go on to that of this kernel, which is another one and has another address")
 	}
 	for i := range img.Ended {
 		e := &img.Ended[i]

@@ -16,6 +16,9 @@ import (
 // code behind it. All processes of one kernel have the same, at different places.
 type vdso struct{ start, code, end uint64 }
 
+// mostVDSO bounds the code of a vDSO: real ones have two or three pages.
+const mostVDSO = 64 * pageSize
+
 // ownVDSO finds that of this process; there may be none.
 func ownVDSO() (v vdso, err error) {
 	self, err := procfs.Open(os.Getpid())
@@ -43,7 +46,8 @@ func ownVDSO() (v vdso, err error) {
 	return v, nil
 }
 
-// vdsoOf finds that of an image; ok is false where the program had unmapped a part.
+// vdsoOf finds that of an image; whole is false where the program had moved or unmapped a
+// part.
 func vdsoOf(mappings []image.Mapping) (v vdso, there, whole bool) {
 	whole = true
 	for i := range mappings {
@@ -60,65 +64,80 @@ func vdsoOf(mappings []image.Mapping) (v vdso, there, whole bool) {
 		there = true
 		v.end = m.End
 		if m.Protection&syscall.PROT_EXEC != 0 {
+			whole = whole && v.code == 0
 			v.code = m.Start
 		}
 	}
 	return v, there, whole && (!there || v.code != 0)
 }
 
-// refuseVDSO returns what speaks against mapping this kernel's vDSO where the image has
-// the one of its kernel: the program knows addresses within it.
-func refuseVDSO(img *image.Image, p *image.Process, source Source) ([]api.Refusal, error) {
+// fitVDSO sees to it that the program finds this kernel's functions where it knows those of
+// the kernel that the image was taken on: if these are the same, this kernel maps its own
+// there; otherwise what the source holds of the process is changed, as transplant says.
+func fitVDSO(fitted *fitted, i int) ([]api.Refusal, error) {
+	img := fitted.Source.Image()
+	p := &img.Processes[i]
 	had, there, whole := vdsoOf(p.Mappings)
 	if !there {
 		return nil, nil
 	}
-	if !whole {
+	if !whole || had.end-had.code > mostVDSO {
 		return []api.Refusal{notRestorable("the vDSO", "the program has moved or unmapped a part of it")}, nil
 	}
 	own, err := ownVDSO()
 	if err != nil {
 		return nil, err
 	}
-	differs := func(detail string) []api.Refusal {
-		return []api.Refusal{{Code: codeKernel, Subject: "the vDSO", Detail: detail,
-			Remedy: "boot the kernel that the image was taken on: " + img.Machine.Kernel}}
+	if own.code == 0 {
+		return []api.Refusal{vdsoDiffers(img, "this kernel has none")}, nil
 	}
-	if own.end-own.start != had.end-had.start || own.code-own.start != had.code-had.start {
-		return differs("that of this kernel has another size"), nil
-	}
-	for i := range p.Mappings {
-		m := &p.Mappings[i]
-		if m.Kind != image.VDSO || m.Start != had.code || len(m.Pages) == 0 {
-			continue
-		}
-		for _, run := range m.Pages {
-			size := run.Count * pageSize
-			if run.Start < had.code || run.Start+size > had.end {
-				return differs("the image has pages of it that are not its code"), nil
-			}
-			was, now := make([]byte, size), make([]byte, size)
-			if err := source.ReadPages(run.Place, was); err != nil {
-				return nil, fmt.Errorf("read pages of the image: %w", err)
-			}
-			from := kernel.RemoteRange{Address: run.Start - had.start + own.start, Length: size}
-			if err := kernel.ReadMemory(os.Getpid(), now, []kernel.RemoteRange{from}); err != nil {
-				return nil, err
-			}
-			if !bytes.Equal(was, now) {
-				return differs("that of this kernel is of another build"), nil
-			}
-		}
-		return nil, nil
-	}
-	here, err := thisMachine()
+	was, err := codeOf(fitted.Source, p, had)
 	if err != nil {
 		return nil, err
 	}
-	if here.bootID != img.Machine.BootID && here.kernel != img.Machine.Kernel {
-		return differs("the image does not hold its code, and was taken on another kernel"), nil
+	alike := own.end-own.start == had.end-had.start && own.code-own.start == had.code-had.start
+	if was == nil {
+		here, err := thisMachine()
+		if err != nil {
+			return nil, err
+		}
+		if !alike || here.bootID != img.Machine.BootID && here.kernel != img.Machine.Kernel {
+			return []api.Refusal{vdsoDiffers(img, "the image does not hold its code, and was taken on another kernel")}, nil
+		}
+		return nil, nil
+	}
+	now := make([]byte, own.end-own.code)
+	if err := kernel.ReadMemory(os.Getpid(), now, []kernel.RemoteRange{{Address: own.code, Length: uint64(len(now))}}); err != nil {
+		return nil, err
+	}
+	if alike && bytes.Equal(was, now) {
+		return nil, nil
+	}
+	return fitted.transplant(i, had, own, was, now)
+}
+
+// codeOf reads the code of an image's vDSO, or returns nil if the image does not hold it.
+func codeOf(source Source, p *image.Process, v vdso) ([]byte, error) {
+	for i := range p.Mappings {
+		m := &p.Mappings[i]
+		if m.Kind != image.VDSO || m.Start != v.code || len(m.Pages) == 0 {
+			continue
+		}
+		code := make([]byte, m.End-m.Start)
+		for _, run := range m.Pages {
+			at := run.Start - m.Start
+			if err := source.ReadPages(run.Place, code[at:at+run.Count*pageSize]); err != nil {
+				return nil, fmt.Errorf("read pages of the image: %w", err)
+			}
+		}
+		return code, nil
 	}
 	return nil, nil
+}
+
+func vdsoDiffers(img *image.Image, detail string) api.Refusal {
+	return api.Refusal{Code: codeKernel, Subject: "the vDSO", Detail: detail,
+		Remedy: "boot the kernel that the image was taken on: " + img.Machine.Kernel}
 }
 
 // mapVDSO lets the kernel map its own where the image had one.
