@@ -54,6 +54,7 @@ type RestoreRequest struct {
 	Map        map[string]string // paths: what is to be opened instead
 	Inherit    map[int]int       // descriptors of the program: the caller's own numbers
 	Identities []string          // files of age identities to decrypt with
+	Here       bool              // in the namespaces of vOS, where the program had others
 	AnyPID     bool              // where ids are taken, in a pid namespace of its own
 	DryRun     bool
 

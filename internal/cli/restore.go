@@ -29,6 +29,10 @@ Its ids must be free. With --pid-any a program whose ids are taken gets them in 
 namespace of its own, with a mount namespace for its /proc; outside it has others, which
 are printed. A tiny process (vos-init) is the first there, and ends with the last.
 
+A program that was in namespaces of its own (a service with PrivateTmp, a container) goes
+back into these: its checkpoint holds them under /run/vos/namespaces when it ends it. With
+--here it gets those that vos is in.
+
 Connections of TCP go on where the checkpoint has ended the program, within a day and
 on the same machine, and once; --close-connections tells the program that its
 connections have ended (ECONNABORTED).
@@ -70,6 +74,7 @@ anything fails, or vos is killed, nothing is left of the half-built program.
 	}
 	cmd.Flags().StringVarP(&r.Directory, "dir", "D", "", "the `DIR` of the image")
 	cmd.Flags().BoolVar(&r.AnyPID, "pid-any", false, "where its ids are taken, let it have them in a pid namespace of its own")
+	cmd.Flags().BoolVar(&r.Here, "here", false, "in the namespaces of vos, where the program had others")
 	cmd.Flags().BoolVar(&r.ForceFiles, "force-files", false, "files may have changed since: take them as they are")
 	cmd.Flags().BoolVar(&r.CloseConnections, "close-connections", false, "tell the program that its connections of TCP have ended")
 	cmd.Flags().StringArrayVar(&paths, "map", nil, "`OLD=NEW`: open NEW where the program had OLD open; may be given several times")

@@ -16,7 +16,15 @@ type Image struct {
 	Ended     []Ended   `cbor:"ended,omitempty"` // processes that were not waited for
 	Files     []File    `cbor:"files,omitempty"`
 	Objects   []Object  `cbor:"objects,omitempty"`
+	Apart     *Apart    `cbor:"apart,omitempty"`
 	Held      string    `cbor:"held,omitempty"` // table of nf_tables that holds the connections that the program was ended with
+}
+
+// Apart are the namespaces of a program that was in others than whoever asked for its
+// checkpoint.
+type Apart struct {
+	Kinds  []string `cbor:"kinds"`            // "mnt", "net", …, as in /proc/PID/ns
+	Pinned string   `cbor:"pinned,omitempty"` // the folder that holds them until the restore
 }
 
 // A Model is how much of a program's surroundings its state needs.

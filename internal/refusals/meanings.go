@@ -15,6 +15,7 @@ var meanings = map[api.Code]meaning{
 	"not_64_bit":            {"it runs 32-bit code", "restart the program instead"},
 	"partial_transfer":      {"a thread that would have to stop waits in a write or receive of which a part may be done", "try again when the other side has caught up"},
 	"pending_call":          {"a thread is still in a function that vOS has called in it", "try again when the function has returned"},
+	"namespace_gone":        {"the namespaces that the program was in are not held any more", "--here: in those that vos is in"},
 	"restarted_call":        {"a thread goes on with a system call that was interrupted before, and its code does not tell which", "try again when that wait has ended"},
 	"seccomp":               {"the program's filter forbids a system call that is needed inside it, or can't be read", "allow madvise and rt_sigreturn in it; run vos as root, outside of a container"},
 	"shadow_stack":          {"the program runs with a CET shadow stack", "restart it without: GLIBC_TUNABLES=glibc.cpu.hwcaps=-SHSTK"},

@@ -24,7 +24,7 @@ const seriesFormat = "20060102T150405.000Z"
 // r.Keep-th (or image.MaxParents-th) on none; the last r.Keep are kept, with those that
 // they build on. One that is refused or fails is told, and tried again at the next time;
 // if it is the first, it is the last.
-func series(ctx context.Context, p *procfs.Process, r api.CheckpointRequest, emit func(api.Snapshot) error) (err error) {
+func series(ctx context.Context, p *procfs.Process, r api.CheckpointRequest, of *image.Apart, emit func(api.Snapshot) error) (err error) {
 	if err := os.MkdirAll(r.Directory, 0o700); err != nil {
 		return fmt.Errorf("make folder of images: %w", err)
 	}
@@ -35,7 +35,7 @@ func series(ctx context.Context, p *procfs.Process, r api.CheckpointRequest, emi
 		one := r
 		one.LeaveRunning, one.Parent = true, parent
 		one.Directory = filepath.Join(r.Directory, time.Now().UTC().Format(seriesFormat))
-		s, err := snapshotOf(ctx, p, one, written)
+		s, err := snapshotOf(ctx, p, one, of, written)
 		if ctx.Err() != nil {
 			return nil // long enough
 		}

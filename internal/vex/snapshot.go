@@ -17,14 +17,28 @@ import (
 )
 
 // Check implements api.Executive.
-func (Machine) Check(ctx context.Context, r api.CheckRequest, emit func(api.Check) error) error {
+func (m Machine) Check(ctx context.Context, r api.CheckRequest, emit func(api.Check) error) error {
+	return m.check(ctx, r, nil, emit)
+}
+
+// check is Check. With of it is asked within the program's namespaces.
+func (Machine) check(ctx context.Context, r api.CheckRequest, of *image.Apart, emit func(api.Check) error) error {
 	processes, err := resolveRoots(r.Target, r.Tree)
 	if err != nil {
 		return err
 	}
 	var errs []error
 	for _, p := range processes {
-		plan, err := dump.Look(ctx, p, dump.Options{Inherit: r.Inherit, Tree: r.Tree})
+		kinds, err := apart(p)
+		if err == nil && len(kinds) > 0 {
+			err := checkApart(ctx, p, kinds, r, emit)
+			errs = append(errs, classify(err), p.Close())
+			continue
+		}
+		var plan *dump.Plan
+		if err == nil {
+			plan, err = dump.Look(ctx, p, dump.Options{Inherit: r.Inherit, Tree: r.Tree, Apart: of})
+		}
 		if err == nil {
 			err = errors.Join(plan.Close(), emit(api.Check{
 				PID: p.PID(), Program: plan.Program, Model: string(plan.Model), Checkpointable: len(plan.Refusals) == 0,
@@ -40,16 +54,28 @@ func (Machine) Check(ctx context.Context, r api.CheckRequest, emit func(api.Chec
 }
 
 // Checkpoint implements api.Executive.
-func (Machine) Checkpoint(ctx context.Context, r api.CheckpointRequest, emit func(api.Snapshot) error) (err error) {
+func (m Machine) Checkpoint(ctx context.Context, r api.CheckpointRequest, emit func(api.Snapshot) error) (err error) {
+	return m.checkpoint(ctx, r, nil, emit)
+}
+
+// checkpoint is Checkpoint. With of it is made within the program's namespaces.
+func (Machine) checkpoint(ctx context.Context, r api.CheckpointRequest, of *image.Apart, emit func(api.Snapshot) error) (err error) {
 	p, err := resolveOne(r.Target, r.Tree)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, p.Close()) }()
-	if r.Every > 0 {
-		return series(ctx, p, r, emit)
+	kinds, err := apart(p)
+	if err != nil {
+		return classify(err)
 	}
-	s, err := snapshotOf(ctx, p, r, nil)
+	if len(kinds) > 0 {
+		return checkpointApart(ctx, p, kinds, r, emit)
+	}
+	if r.Every > 0 {
+		return series(ctx, p, r, of, emit)
+	}
+	s, err := snapshotOf(ctx, p, r, of, nil)
 	if err != nil {
 		return err
 	}
@@ -58,9 +84,9 @@ func (Machine) Checkpoint(ctx context.Context, r api.CheckpointRequest, emit fun
 
 // snapshotOf makes one checkpoint. That it was refused or failed is in the snapshot, an
 // error says that the program is gone, or can't be looked at. It may be one of a series.
-func snapshotOf(ctx context.Context, p *procfs.Process, r api.CheckpointRequest, of *dump.Series) (api.Snapshot, error) {
+func snapshotOf(ctx context.Context, p *procfs.Process, r api.CheckpointRequest, of *image.Apart, in *dump.Series) (api.Snapshot, error) {
 	begin := time.Now()
-	plan, err := dump.Look(ctx, p, dump.Options{Inherit: r.Inherit, Tree: r.Tree, LeaveRunning: r.LeaveRunning, Series: of, Progress: counted(r.Progress)})
+	plan, err := dump.Look(ctx, p, dump.Options{Inherit: r.Inherit, Tree: r.Tree, LeaveRunning: r.LeaveRunning, Series: in, Apart: of, Progress: counted(r.Progress)})
 	if err != nil {
 		return api.Snapshot{}, classify(fmt.Errorf("checkpoint process %d: %w", p.PID(), err))
 	}
@@ -176,6 +202,12 @@ func (Machine) Restore(ctx context.Context, r api.RestoreRequest, emit func(api.
 	options := restore.Options{Force: r.ForceFiles, CloseConnections: r.CloseConnections, Map: r.Map, Inherit: make(map[int]*os.File, len(r.Inherit))}
 	for number, own := range r.Inherit {
 		options.Inherit[number] = os.NewFile(uintptr(own), fmt.Sprintf("descriptor %d", own))
+	}
+	if of := reader.Image().Apart; of != nil && !r.Here {
+		s := api.Snapshot{PID: root.PID, Program: root.Program, Model: string(reader.Image().Model), Image: r.Directory, Outcome: api.Planned, Bytes: reader.Size()}
+		s, err := restoreApart(ctx, of, s, r, options.Inherit)
+		s.TotalUS = time.Since(begin).Microseconds()
+		return emit(failing(s, err))
 	}
 	plan, err := restore.Look(ctx, reader, options)
 	if err != nil {

@@ -15,7 +15,7 @@ import (
 // leftOut are fields of an image that have no place in CRIU's format, and that a program
 // does not miss (docs/limits.md names what it may), or that only vos needs.
 var leftOut = []string{
-	"Image.ID", "Image.Parent", "Image.Taken", "Image.Model", "Image.Held",
+	"Image.ID", "Image.Parent", "Image.Taken", "Image.Model", "Image.Held", "Apart.Pinned",
 	"Machine.Hostname", "Machine.BootID", "Machine.SinceBoot", "Machine.Monotonic", "Machine.CPU", "Machine.Features", "Machine.XStateSize",
 	"Process.Program", "Process.Command", "Process.ExitSignal", "Process.Terminal",
 	"Ended.ExitSignal", "Ended.UID", "Ended.GID",

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/virtualizing-os/vos/internal/api"
 	"github.com/virtualizing-os/vos/internal/image"
@@ -26,6 +27,9 @@ type Options struct {
 // can't express at all is an error that wraps api.Refusals; then nothing is left.
 func Write(source Source, dir string, options Options) (notes []string, err error) {
 	x := newExport(source, options)
+	if of := x.img.Apart; of != nil {
+		x.refuse("the program", fmt.Sprintf("it was in namespaces of its own (%s)", strings.Join(of.Kinds, ", ")), noRemedy)
+	}
 	if x.collect(); len(x.refusals) > 0 {
 		errs := make([]error, len(x.refusals))
 		for i, r := range x.refusals {

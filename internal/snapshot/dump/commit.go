@@ -276,7 +276,7 @@ func (k *whole) holdOthers(ctx context.Context, holds []held, chosen func(pid in
 // write writes all processes down, which are held. After an error nothing is left to be
 // closed.
 func (k *whole) write(ctx context.Context, holds []held) (_ *descriptor.Kept, err error) {
-	img := &image.Image{Taken: time.Now().UTC().Round(0), Model: k.Model, Machine: k.machine}
+	img := &image.Image{Taken: time.Now().UTC().Round(0), Model: k.Model, Machine: k.machine, Apart: k.options.Apart}
 	for i, c := range k.parts {
 		var b image.Process
 		if err := holds[i].do(func(s *tracee.Session) (err error) {

@@ -29,6 +29,9 @@ type Options struct {
 	// Series notes writes between this checkpoint and the next of the same program, and
 	// knows those since the one before; nil is none. It goes with LeaveRunning.
 	Series *Series
+	// Apart are the namespaces that the program is in, and vOS, which is in them, too, was
+	// not before.
+	Apart *image.Apart
 	// Progress is told how many bytes of memory are written, of how many; it may be
 	// nil. It is called by several goroutines, one at a time.
 	Progress func(done, total uint64)
@@ -348,6 +351,12 @@ func (p *member) lookAtThreads(main procfs.Status) error {
 }
 
 func (p *member) lookAtNamespaces() error {
+	if p.options.Apart != nil {
+		p.model = image.Full
+	}
+	if p.Process.PID() == 1 {
+		p.full(refused(codeNamespace, processSubject(1), "it is the first process of a pid namespace, which ends with it", noRemedy))
+	}
 	theirs, err := p.Process.Namespaces()
 	if err != nil {
 		return err
@@ -370,7 +379,7 @@ func (p *member) lookAtNamespaces() error {
 		{"user", theirs.User, own.User}, {"time", theirs.Time, own.Time}, {"cgroup", theirs.Cgroup, own.Cgroup},
 	} {
 		if n.theirs != n.ours {
-			p.full(refused(codeNamespace, processSubject(p.Process.PID()), "it has a "+n.name+" namespace of its own, which is not kept yet",
+			p.full(refused(codeNamespace, processSubject(p.Process.PID()), "it has a "+n.name+" namespace of its own, which is not kept",
 				"run vos in the same namespaces: nsenter --target "+fmt.Sprint(p.Process.PID())+" --all"))
 		}
 	}
