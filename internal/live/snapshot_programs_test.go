@@ -146,6 +146,12 @@ func mqttConnect(t *testing.T, address, client string, there bool) *mqtt {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return mqttOver(t, conn, client, there)
+}
+
+// mqttOver is mqttConnect by a connection.
+func mqttOver(t *testing.T, conn net.Conn, client string, there bool) *mqtt {
+	t.Helper()
 	t.Cleanup(func() { conn.Close() })
 	if err := conn.SetDeadline(time.Now().Add(30 * time.Second)); err != nil {
 		t.Fatal(err)

@@ -36,11 +36,18 @@ func holdTerminal(t *testing.T, command ...string) *typist {
 		y.client, err = net.Dial("tcp", "127.0.0.1:"+port)
 		return err == nil
 	})
-	t.Cleanup(func() { y.client.Close() })
+	y.watch(t)
+	return y
+}
+
+// watch reads what its client is shown, until that ends.
+func (y *typist) watch(t *testing.T) {
+	client := y.client
+	t.Cleanup(func() { client.Close() })
 	go func() {
 		b := make([]byte, 1<<16)
 		for {
-			n, err := y.client.Read(b)
+			n, err := client.Read(b)
 			y.mu.Lock()
 			y.shown.Write(b[:n])
 			y.mu.Unlock()
@@ -49,7 +56,6 @@ func holdTerminal(t *testing.T, command ...string) *typist {
 			}
 		}
 	}()
-	return y
 }
 
 // types types something, and waits until all of the words were shown since.

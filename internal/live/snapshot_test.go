@@ -134,6 +134,13 @@ func (k *kept) say(t *testing.T, what string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return answered(t, c, what)
+}
+
+// answered sends something and returns the first line of the answer. The connection is
+// closed then.
+func answered(t *testing.T, c net.Conn, what string) string {
+	t.Helper()
 	defer c.Close()
 	if err := c.SetDeadline(time.Now().Add(30 * time.Second)); err != nil {
 		t.Fatal(err)
@@ -211,14 +218,20 @@ func (k *kept) rest(t *testing.T) {
 // listens.
 func (k *kept) connected(t *testing.T) bool {
 	t.Helper()
-	text, err := os.ReadFile("/proc/net/tcp")
+	return connected(t, "/proc/net/tcp", fmt.Sprintf(":%04X", k.port))
+}
+
+// connected is that of a table of sockets, and of those whose address ends so.
+func connected(t *testing.T, table, end string) bool {
+	t.Helper()
+	text, err := os.ReadFile(table)
 	if err != nil {
 		t.Fatal(err)
 	}
 	const local, state, inode, listens = 1, 3, 9, "0A"
 	for line := range strings.Lines(string(text)) {
 		f := strings.Fields(line)
-		if len(f) > inode && strings.HasSuffix(f[local], fmt.Sprintf(":%04X", k.port)) && f[state] != listens && f[inode] != "0" {
+		if len(f) > inode && f[local] != "local_address" && strings.HasSuffix(f[local], end) && f[state] != listens && f[inode] != "0" {
 			return true
 		}
 	}

@@ -328,8 +328,23 @@ func nginxTree(t *testing.T) (int, func(t *testing.T)) {
 
 // nginxAlone starts nginx with three workers.
 func nginxAlone(t *testing.T) (root int, port string) {
-	folder := publicFolder(t)
 	port = freePort(t)
+	root = startAlone(t, nginxCommand(t, port)...)
+	await(t, "nginx to answer", func() bool {
+		c, err := net.Dial("tcp", "127.0.0.1:"+port)
+		if err == nil {
+			c.Close()
+		}
+		return err == nil && len(tree(t, root)) == 4
+	})
+	return root, port
+}
+
+// nginxCommand is the command line of an nginx with three workers, which tells whose id
+// the worker has that answers.
+func nginxCommand(t *testing.T, port string) []string {
+	t.Helper()
+	folder := publicFolder(t)
 	configuration := fmt.Sprintf(`daemon off; worker_processes 3; pid %[1]s/pid; error_log %[1]s/errors;
 events { worker_connections 64; }
 http { access_log %[1]s/access; keepalive_requests 100000000; client_body_temp_path %[1]s/t1; proxy_temp_path %[1]s/t2; fastcgi_temp_path %[1]s/t3;
@@ -339,15 +354,7 @@ uwsgi_temp_path %[1]s/t4; scgi_temp_path %[1]s/t5; server { listen 127.0.0.1:%[2
 	if err := os.WriteFile(file, []byte(configuration), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	root = startAlone(t, testbed.NeedTool(t, "nginx"), "-c", file)
-	await(t, "nginx to answer", func() bool {
-		c, err := net.Dial("tcp", "127.0.0.1:"+port)
-		if err == nil {
-			c.Close()
-		}
-		return err == nil && len(tree(t, root)) == 4
-	})
-	return root, port
+	return []string{testbed.NeedTool(t, "nginx"), "-c", file}
 }
 
 // postgresBin is where PostgreSQL's programs are.
@@ -379,6 +386,26 @@ func postgresTree(t *testing.T) (int, func(t *testing.T)) {
 // postgres starts PostgreSQL with a fresh database.
 func postgres(t *testing.T) (root int, port string, query func(string) (string, error)) {
 	t.Helper()
+	port = freePort(t)
+	root = startAlone(t, postgresCommand(t, port)...)
+	query = func(text string) (string, error) {
+		client := psql(t, port, text)
+		out, err := exec.Command(client[0], client[1:]...).CombinedOutput()
+		return strings.TrimSpace(string(out)), err
+	}
+	await(t, "PostgreSQL to answer", func() bool { _, err := query("select 1"); return err == nil })
+	return root, port, query
+}
+
+// psql is the command line that asks PostgreSQL for something.
+func psql(t *testing.T, port, text string) []string {
+	t.Helper()
+	return []string{filepath.Join(postgresBin(t), "psql"), "-h", "127.0.0.1", "-p", port, "-U", "vos", "-Atqc", text, "postgres"}
+}
+
+// postgresCommand is the command line of a PostgreSQL, whose fresh database it makes.
+func postgresCommand(t *testing.T, port string) []string {
+	t.Helper()
 	bin := postgresBin(t)
 	account, err := user.Lookup("postgres")
 	if err != nil {
@@ -400,13 +427,6 @@ func postgres(t *testing.T) (root int, port string, query func(string) (string, 
 	if out, err := initdb.CombinedOutput(); err != nil {
 		t.Fatalf("initdb: %v: %s", err, out)
 	}
-	port = freePort(t)
-	root = startAlone(t, append(as, filepath.Join(bin, "postgres"), "-D", database, "-p", port, "-c", "listen_addresses=127.0.0.1",
-		"-c", "unix_socket_directories=", "-c", "fsync=off", "-c", "autovacuum=off", "-c", "jit=off", "-c", "shared_buffers=16MB")...)
-	query = func(text string) (string, error) {
-		out, err := exec.Command(filepath.Join(bin, "psql"), "-h", "127.0.0.1", "-p", port, "-U", "vos", "-Atqc", text, "postgres").CombinedOutput()
-		return strings.TrimSpace(string(out)), err
-	}
-	await(t, "PostgreSQL to answer", func() bool { _, err := query("select 1"); return err == nil })
-	return root, port, query
+	return append(as, filepath.Join(bin, "postgres"), "-D", database, "-p", port, "-c", "listen_addresses=127.0.0.1",
+		"-c", "unix_socket_directories=", "-c", "fsync=off", "-c", "autovacuum=off", "-c", "jit=off", "-c", "shared_buffers=16MB")
 }

@@ -118,7 +118,8 @@ func (p *Process) compareAt(state *FileState, m *Mapping, mapped *os.File, open 
 // that wraps fs.ErrPermission and names it.
 func (p *Process) OpenMapped(m Mapping) (*os.File, error) {
 	verb := "open mapped " + m.Path + " of"
-	if m.Inode == 0 || m.Kind == KindAnonInode {
+	// The inode of a System V segment is its id, and the first one's is 0.
+	if m.Inode == 0 && m.Kind != KindSysV || m.Kind == KindAnonInode {
 		return nil, p.failed(verb, ErrNoFile)
 	}
 	mapped, err := p.openMapFile(&m)

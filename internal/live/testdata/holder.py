@@ -28,7 +28,10 @@ while True:
             os.waitpid(pid, 0)  # the program has ended
             sys.exit(0)
     if client in ready:
-        typed = client.recv(65536)
+        try:
+            typed = client.recv(65536)
+        except OSError:
+            typed = b""  # it has left with something unread
         if typed:
             os.write(master, typed)
         else:
@@ -37,5 +40,8 @@ while True:
     if listening in ready:
         client, _ = listening.accept()
     if client and shown:
-        client.sendall(shown)
+        try:
+            client.sendall(shown)
+        except OSError:
+            pass  # it has just left
         shown = b""

@@ -1,10 +1,12 @@
 package restore
 
 import (
+	"encoding/binary"
 	"fmt"
 	"os"
 	"slices"
 	"syscall"
+	"time"
 
 	"github.com/virtualizing-os/vos/internal/api"
 	"github.com/virtualizing-os/vos/internal/kernel"
@@ -15,18 +17,21 @@ import (
 const InitName = "vos-init"
 
 // Init is a program for the first process of a pid namespace, once what was to be built
-// in it is there: it waits for all whose parents end, and ends when nobody is left. It
-// has two pages, and holds no descriptor open.
+// in it is there: it waits for all whose parents end, and ends when nobody is left, those
+// who have come from outside included: a vos that checkpoints the program is not to end
+// with it. It has two pages, and holds no descriptor open.
 type Init struct{ file *os.File }
 
 // NewInit makes the program, so that nothing but a lack of memory can keep it from being
 // executed.
 func NewInit() (*Init, error) {
 	a := x86.NewAssembler(starterText)
-	begin, again := a.NewLabel(), a.NewLabel()
+	begin, again, end := a.NewLabel(), a.NewLabel(), a.NewLabel()
 	a.Jmp(begin)
 	name := a.Address()
 	a.Raw([]byte(InitName + "\x00")...)
+	pause := a.Address()
+	a.Raw(binary.LittleEndian.AppendUint64(make([]byte, 8), uint64(10*time.Millisecond))...) // a timespec
 	a.Bind(begin)
 	a.MovImm32(x86.RAX, syscall.SYS_PRCTL)
 	a.MovImm32(x86.RDI, prctlName)
@@ -41,6 +46,18 @@ func NewInit() (*Init, error) {
 	a.Syscall()
 	a.CmpImm(x86.RAX, -int32(syscall.ECHILD))
 	a.Jcc(x86.NotEqual, again)
+	a.MovImm32(x86.RAX, syscall.SYS_KILL) // all others, with no signal
+	a.MovImm64(x86.RDI, anyChild)
+	a.MovImm32(x86.RSI, 0)
+	a.Syscall()
+	a.CmpImm(x86.RAX, -int32(syscall.ESRCH))
+	a.Jcc(x86.Equal, end)
+	a.MovImm32(x86.RAX, syscall.SYS_NANOSLEEP)
+	a.MovImm64(x86.RDI, pause)
+	a.MovImm32(x86.RSI, 0)
+	a.Syscall()
+	a.Jmp(again)
+	a.Bind(end)
 	a.MovImm32(x86.RAX, syscall.SYS_EXIT_GROUP)
 	a.MovImm32(x86.RDI, 0)
 	a.Syscall()
