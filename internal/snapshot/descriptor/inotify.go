@@ -38,10 +38,10 @@ type watch struct {
 	device, inode uint64
 }
 
-// watched returns the path of what is watched, as the program's root directory sees it.
+// watched returns the path of what is watched.
 func (l *looking) watched(h *handle.Handle, w handle.Watch, roots map[uint64][]string) (string, error) {
 	if path, ok := l.watches[watch{h.PID, w.Device, w.Inode}]; ok {
-		if stat, err := l.statAt(h.PID, path); err == nil && stat.Inode == w.Inode {
+		if stat, err := statAt(path); err == nil && stat.Inode == w.Inode {
 			return path, nil
 		}
 	}
@@ -54,11 +54,8 @@ func (l *looking) watched(h *handle.Handle, w handle.Watch, roots map[uint64][]s
 		if path, err = kernel.PathOfHandle(root, w.FileHandleType, w.FileHandle); err != nil {
 			continue
 		}
-		if path, err = l.process(h.PID).PathInRoot(path); err != nil {
-			continue
-		}
 		var stat kernel.RawStat
-		if stat, err = l.statAt(h.PID, path); err != nil {
+		if stat, err = statAt(path); err != nil {
 			continue
 		}
 		if stat.Inode == w.Inode {
@@ -69,8 +66,8 @@ func (l *looking) watched(h *handle.Handle, w handle.Watch, roots map[uint64][]s
 	return "", err
 }
 
-func (l *looking) statAt(pid int, path string) (kernel.RawStat, error) {
-	root, err := kernel.OpenDirectory(fmt.Sprintf("/proc/%d/root", pid))
+func statAt(path string) (kernel.RawStat, error) {
+	root, err := kernel.OpenDirectory("/")
 	if err != nil {
 		return kernel.RawStat{}, err
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/virtualizing-os/vos/internal/api"
 	"github.com/virtualizing-os/vos/internal/handle"
@@ -118,6 +119,9 @@ func (l *looking) list() (handles []handle.Handle, refusals []api.Refusal, err e
 			refusals = append(refusals, api.Refusal{Code: codeMoving, Subject: subject(p.PID(), fd),
 				Detail: "it is opened and closed too often to be looked at", Remedy: "try again"})
 		}
+		for i := range own {
+			own[i].Path = pathHere(&own[i])
+		}
 		handles = append(handles, own...)
 	}
 	l.masters = map[int]bool{}
@@ -127,6 +131,18 @@ func (l *looking) list() (handles []handle.Handle, refusals []api.Refusal, err e
 		}
 	}
 	return handles, refusals, nil
+}
+
+// pathHere returns the path of a handle as vOS sees it, whatever root directory the program
+// has: so are all paths of an image.
+func pathHere(h *handle.Handle) string {
+	switch {
+	case h.Path == "":
+		return ""
+	case h.Deleted:
+		return strings.TrimSuffix(h.Link, " (deleted)")
+	}
+	return h.Link
 }
 
 // judge returns what speaks against keeping handles, and remembers what it knows

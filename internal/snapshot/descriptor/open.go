@@ -35,7 +35,7 @@ func Open(im *image.Image, r Restoring) (_ *Opened, err error) {
 			err = errors.Join(err, o.Close())
 		}
 	}()
-	if o.root, err = openRoot(im); err != nil {
+	if o.root, err = kernel.OpenDirectory("/"); err != nil {
 		return nil, err
 	}
 	if err := o.block(); err != nil {

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path"
 	"slices"
 
 	"github.com/virtualizing-os/vos/internal/api"
@@ -57,7 +56,7 @@ func Plan(im *image.Image, r Restoring) (refusals []api.Refusal, err error) {
 	if err := check(im); err != nil {
 		return nil, err
 	}
-	root, err := openRoot(im)
+	root, err := kernel.OpenDirectory("/")
 	if err != nil {
 		return nil, err
 	}
@@ -136,15 +135,6 @@ func check(im *image.Image) error {
 
 // maxNumber bounds the numbers of descriptors, as fs.nr_open does by default.
 const maxNumber = 1<<20 - 1
-
-// openRoot opens the program's root directory.
-func openRoot(im *image.Image) (*kernel.Directory, error) {
-	root := "/"
-	if len(im.Processes) > 0 && im.Processes[0].Root != "" {
-		root = path.Clean("/" + im.Processes[0].Root)
-	}
-	return kernel.OpenDirectory(root)
-}
 
 // at returns where a path of the image is to be looked up.
 func (p *planning) at(path string) string {

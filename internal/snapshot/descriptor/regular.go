@@ -41,9 +41,9 @@ func inProc(path string) bool {
 
 // atPath refuses what is not to be found under its path.
 func (l *looking) atPath(h *handle.Handle) []api.Refusal {
-	root, err := kernel.OpenDirectory(fmt.Sprintf("/proc/%d/root", h.PID))
+	root, err := kernel.OpenDirectory("/")
 	if err != nil {
-		return []api.Refusal{refusal(codeHidden, h, fmt.Sprintf("%s, and its root directory can't be looked at: %v", leadsTo(h), err), "run vos as root")}
+		return []api.Refusal{refusal(codeHidden, h, fmt.Sprintf("%s, and the root directory can't be looked at: %v", leadsTo(h), err), "run vos as root")}
 	}
 	defer root.Close()
 	stat, err := statInRoot(root, h.Path, h.Flags&flagNoFollow != 0)

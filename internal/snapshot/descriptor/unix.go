@@ -69,11 +69,6 @@ func (l *looking) socketPath(s *handle.Socket) (string, error) {
 	if !path.IsAbs(s.Name) {
 		return "", errors.New("by a path that is not absolute")
 	}
-	for _, p := range l.processes {
-		if root, err := os.Readlink(fmt.Sprintf("/proc/%d/root", p.PID())); err != nil || root != "/" {
-			return "", errors.New("by a path in another root directory")
-		}
-	}
 	if isSocketFile(s.Name, s.FileInode) {
 		return s.Name, nil
 	}
@@ -90,7 +85,7 @@ func (l *looking) socketPath(s *handle.Socket) (string, error) {
 			}
 		}
 	}
-	return "", errors.New("but the path leads to something else")
+	return "", errors.New("but the path leads to something else, or is one in another root directory")
 }
 
 const maxEntries = 10_000

@@ -392,8 +392,8 @@ func (p *member) lookAtPaths() error {
 	if b.Root, err = p.Process.RootDirectory(); err != nil {
 		return err
 	}
-	if b.Root != "/" {
-		p.full(refused(codeRoot, processSubject(pid), "its root directory is "+b.Root, "run vos in the same root directory"))
+	if info, err := os.Stat(b.Root); !path.IsAbs(b.Root) || err != nil || !info.IsDir() {
+		p.full(refused(codeRoot, processSubject(pid), "its root directory "+b.Root+" is not to be found by its path", noRemedy))
 	}
 	if b.Directory, err = p.Process.Directory(); err != nil {
 		return err

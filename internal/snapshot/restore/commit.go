@@ -228,17 +228,12 @@ func (p *Plan) restoreMemory(b *process, of *image.Process, objects []*os.File, 
 	list := needs(of)
 	var files []*os.File
 	defer func() { err = errors.Join(err, closeAll(files)) }()
-	root, directory, err := p.options.openDirectories(of)
+	root, own, directory, err := p.options.openDirectories(of)
 	if err != nil {
 		return err
 	}
-	files = append(files, directory)
+	files = append(files, directory, own)
 	defer func() { err = errors.Join(err, root.Close()) }()
-	rootFile, err := root.Open(".", kernel.PathOnly|syscall.O_DIRECTORY)
-	if err != nil {
-		return err
-	}
-	files = append(files, rootFile)
 	for _, n := range list {
 		file, err := p.options.open(root, n)
 		if err != nil {

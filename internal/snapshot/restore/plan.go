@@ -1,6 +1,7 @@
 package restore
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -189,30 +190,35 @@ func unheld(signal int) bool {
 
 // refusePaths returns what speaks against the files and directories of a process.
 func (o *Options) refusePaths(p *image.Process) (refusals []api.Refusal, err error) {
-	root, directory, err := o.openDirectories(p)
+	root, own, directory, err := o.openDirectories(p)
 	if err != nil {
 		if refusals = api.Refusals(err); refusals != nil {
 			return refusals, nil
 		}
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, root.Close(), directory.Close()) }()
+	defer func() { err = errors.Join(err, root.Close(), own.Close(), directory.Close()) }()
 	return o.refuseFiles(root, p)
 }
 
-// openDirectories opens the root and the working directory.
-func (o *Options) openDirectories(p *image.Process) (*kernel.Directory, *os.File, error) {
-	path := p.Root
-	if path == "" {
-		path = "/"
+// openDirectories opens the directory in which all paths of an image are looked up, and
+// the root and working directory of a process.
+func (o *Options) openDirectories(p *image.Process) (root *kernel.Directory, own, directory *os.File, err error) {
+	if root, err = kernel.OpenDirectory("/"); err != nil {
+		return nil, nil, nil, err
 	}
-	root, err := kernel.OpenDirectory(path)
-	if err != nil {
-		return nil, nil, fileMissing(path, err.Error())
+	open := func(path string) (*os.File, error) {
+		file, err := root.OpenInRoot(o.mapped(path), kernel.PathOnly|syscall.O_DIRECTORY)
+		if err != nil {
+			return nil, fileMissing(path, err.Error())
+		}
+		return file, nil
 	}
-	directory, err := root.OpenInRoot(o.mapped(p.Directory), kernel.PathOnly|syscall.O_DIRECTORY)
-	if err != nil {
-		return nil, nil, errors.Join(fileMissing(p.Directory, err.Error()), root.Close())
+	if own, err = open(cmp.Or(p.Root, "/")); err != nil {
+		return nil, nil, nil, errors.Join(err, root.Close())
 	}
-	return root, directory, nil
+	if directory, err = open(p.Directory); err != nil {
+		return nil, nil, nil, errors.Join(err, own.Close(), root.Close())
+	}
+	return root, own, directory, nil
 }
