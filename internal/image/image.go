@@ -72,6 +72,8 @@ type Process struct {
 	Credentials Credentials `cbor:"credentials"`
 	Limits      []Limit     `cbor:"limits"` // by RLIMIT_ number
 
+	ControlGroups []ControlGroup `cbor:"control_groups,omitempty"` // one a hierarchy
+
 	Dumpable        int  `cbor:"dumpable"` // PR_SET_DUMPABLE
 	ChildSubreaper  bool `cbor:"child_subreaper,omitempty"`
 	NoNewPrivileges bool `cbor:"no_new_privileges,omitempty"`
@@ -124,6 +126,12 @@ type Credentials struct {
 	Bounding    uint64 `cbor:"bounding,omitempty"`
 	Ambient     uint64 `cbor:"ambient,omitempty"`
 	SecureBits  uint32 `cbor:"secure_bits,omitempty"`
+}
+
+// A ControlGroup is a place in a hierarchy of cgroups(7).
+type ControlGroup struct {
+	Controllers string `cbor:"controllers,omitempty"` // of version 1: "cpu,cpuacct", "name=systemd"; "" is version 2
+	Path        string `cbor:"path"`                  // from the root of vOS's cgroup namespace
 }
 
 // A Filter is one of seccomp(2).

@@ -128,6 +128,11 @@ func (c *checker) process(p *Process, img *Image) {
 	c.that(p.Umask <= 0o777, "its umask is %o", p.Umask)
 	c.that(len(p.Limits) <= 64, "it has %d limits", len(p.Limits))
 	c.that(len(p.Credentials.Groups) <= 1<<16, "it has %d groups", len(p.Credentials.Groups))
+	c.that(len(p.ControlGroups) <= 64, "it is in %d control groups", len(p.ControlGroups))
+	for _, g := range p.ControlGroups {
+		c.texts(g.Controllers, g.Path)
+		c.that(path.IsAbs(g.Path) && path.Clean(g.Path) == g.Path, "its control group is %.100q", g.Path)
+	}
 	c.that(p.OOMScoreAdjust >= -1000 && p.OOMScoreAdjust <= 1000, "its oom_score_adj is %d", p.OOMScoreAdjust)
 	c.that(len(p.Layout.Auxv) <= maxAuxv && len(p.Layout.Auxv)%2 == 0, "an auxiliary vector of %d words", len(p.Layout.Auxv))
 	c.that(len(p.Actions) <= maxSignals, "it has %d actions", len(p.Actions))

@@ -25,6 +25,31 @@ func (p *Process) Cgroup() (c Cgroup, err error) {
 	return c, err
 }
 
+// A CgroupPlace is a place in one hierarchy.
+type CgroupPlace struct {
+	Controllers string // of version 1, "cpu,cpuacct", "name=systemd"; "" is version 2
+	Path        string
+}
+
+// Cgroups reads /proc/PID/cgroup: the places in all hierarchies. Paths are as Cgroup's.
+func (p *Process) Cgroups() (all []CgroupPlace, err error) {
+	err = p.read("cgroup", func(text []byte) error {
+		all = parseCgroups(string(text))
+		return nil
+	})
+	return all, err
+}
+
+func parseCgroups(text string) (all []CgroupPlace) {
+	for line := range strings.Lines(text) {
+		parts := strings.SplitN(strings.TrimSuffix(line, "\n"), ":", 3)
+		if len(parts) == 3 && strings.HasPrefix(parts[2], "/") {
+			all = append(all, CgroupPlace{Controllers: parts[1], Path: strings.TrimSuffix(parts[2], deletedMark)})
+		}
+	}
+	return all
+}
+
 // ParseCgroup reads lines of "hierarchy-id:controllers:path". A v2 hierarchy is
 // number 0 without controllers; on hybrid machines it may be unused ("/"),
 // and systemd's own v1 hierarchy tells the unit.

@@ -126,6 +126,7 @@ var meanings = map[api.Code]meaning{
 	"file_missing":          {"a file or directory of the program is not there, or can't be opened", "put it back, or name another one by --map"},
 	"not_in_criu":           {"CRIU's format has no place for a part of the image", "none is known: `vos restore` builds it from the image itself"},
 	"kernel_differs":        {"the vDSO of this kernel is another one, and can't stand for the one that the program knows", "boot the kernel that the image was taken on; where a thread was stopped within it, take another checkpoint"},
+	"cgroup_frozen":         {"the control group that the program was in is frozen", "thaw it, and try again"},
 	"not_restorable":        {"something in the image can't be restored", "none is known"},
 	"child_processes":       {"the program has child processes", "--tree keeps them, too"},
 	"foreign_namespace":     {"the program is in other namespaces than vos", "run vos in the same: nsenter --target PID --all"},

@@ -17,7 +17,7 @@ import (
 var leftOut = []string{
 	"Image.ID", "Image.Parent", "Image.Taken", "Image.Model", "Image.Held", "Apart.Pinned",
 	"Machine.Hostname", "Machine.BootID", "Machine.SinceBoot", "Machine.Monotonic", "Machine.CPU", "Machine.Features", "Machine.XStateSize",
-	"Process.Program", "Process.Command", "Process.ExitSignal", "Process.Terminal",
+	"Process.Program", "Process.Command", "Process.ExitSignal", "Process.Terminal", "Process.ControlGroups", "ControlGroup.Controllers", "ControlGroup.Path",
 	"Ended.ExitSignal", "Ended.UID", "Ended.GID",
 	"Thread.Affinity", "Thread.Slack",
 	"Rseq.Flags",

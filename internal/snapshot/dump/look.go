@@ -307,6 +307,16 @@ func (p *member) lookAtProcess(stat procfs.Stat, status procfs.Status) error {
 	if b.OOMScoreAdjust, err = process.OOMScoreAdjust(); err != nil {
 		return err
 	}
+	groups, err := process.Cgroups()
+	if err != nil {
+		return err
+	}
+	for _, g := range groups {
+		if path.Clean(g.Path) != g.Path {
+			continue // above the root of vOS's cgroup namespace
+		}
+		b.ControlGroups = append(b.ControlGroups, image.ControlGroup{Controllers: g.Controllers, Path: g.Path})
+	}
 	if b.Command, err = process.Cmdline(); err != nil {
 		return err
 	}

@@ -88,6 +88,7 @@ func (p *Plan) commit(ctx context.Context, result *Result) (err error) {
 	if err := all.endEnded(); err != nil {
 		return err
 	}
+	result.Notes = append(result.Notes, p.joinGroups()...)
 	traps, err := p.buildAll(built, result)
 	if err != nil {
 		return err

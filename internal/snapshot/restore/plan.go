@@ -48,6 +48,7 @@ type Plan struct {
 	options   Options
 	terminals *descriptor.Terminals // when there are any
 	births    lineage.Plan
+	groups    []groupMove  // of processes that are to be in other control groups than vOS
 	ids       map[int]bool // of all processes and threads, and of those that stand for others
 }
 
@@ -131,6 +132,11 @@ func Look(ctx context.Context, source Source, options Options) (*Plan, error) {
 			plan.Notes = append(plan.Notes, fmt.Sprintf("that process %d, which has ended, had dumped its core is not told its parent", e.PID))
 		}
 	}
+	frozen, err := plan.lookAtGroups(img)
+	if err != nil {
+		return nil, err
+	}
+	plan.refuse(frozen...)
 	if p := &img.Processes[0]; p.Session != p.PID {
 		plan.Notes = append(plan.Notes, fmt.Sprintf("it will lead a session of its own; it was in session %d", p.Session))
 	} else if p.Group != p.PID {
