@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/virtualizing-os/vos/internal/procfs"
 	"github.com/virtualizing-os/vos/internal/testbed"
 )
 
@@ -155,10 +156,22 @@ func TestSnapshotApart(t *testing.T) {
 			s.end(t)
 			if name == "mounts" {
 				s.namespaces = (&service{pid: os.Getpid()}).links(t)
-				s.back(t, vos(t, "restore", "-D", parent, "--here", "--json"))
+				s.back(t, vos(t, "restore", "-D", parent, "--here", "--close-connections", "--json"))
 			}
 		})
 	}
+}
+
+// TestSnapshotApartClosed refuses what is in a mount namespace without /proc.
+func TestSnapshotApartClosed(t *testing.T) {
+	pid := startAlone(t, testbed.NeedTool(t, "unshare"), "--mount", testbed.NeedTool(t, "sh"), "-c", "umount -l /proc && exec sleep 1000")
+	await(t, "it to sleep", func() bool {
+		name, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
+		return err == nil && string(name) == "sleep\n"
+	})
+	vos(t, "check", strconv.Itoa(pid)).refuses(t, "foreign_namespace")
+	vos(t, "checkpoint", strconv.Itoa(pid), "-D", filepath.Join(t.TempDir(), "image")).refuses(t, "foreign_namespace")
+	checkFree(t, pid)
 }
 
 // refuses wants a command to be refused by a code.
@@ -225,18 +238,24 @@ func killVOS(t *testing.T, s *service, args ...string) {
 	time.Sleep(time.Duration(rand.Int64N(int64(80 * time.Millisecond))))
 	_ = cmd.Process.Kill() // it may be done
 	_ = cmd.Wait()
+	self, err := procfs.Open(os.Getpid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer self.Close()
 	await(t, "the vos inside to end", func() bool {
-		commands, err := filepath.Glob("/proc/[0-9]*/cmdline")
+		children, err := self.Children()
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, c := range commands {
-			text, _ := os.ReadFile(c) // "" of what has ended
-			link, _ := os.Readlink(filepath.Join(filepath.Dir(c), "ns", "mnt"))
-			if strings.HasPrefix(string(text), "vos-inside") && link == s.namespaces[2] {
-				return false
+		ended := true
+		for _, child := range children {
+			if name, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", child)); err == nil && (string(name) == "exe\n" || string(name) == "vos\n") { // it has not executed yet
+				var status syscall.WaitStatus
+				reaped, err := syscall.Wait4(child, &status, syscall.WNOHANG, nil)
+				ended = ended && err == nil && reaped == child
 			}
 		}
-		return true
+		return ended
 	})
 }

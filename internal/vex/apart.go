@@ -65,7 +65,7 @@ func apart(p *procfs.Process) (kinds []string, err error) {
 	if err := errors.Join(err, self.Close()); err != nil {
 		return nil, err
 	}
-	if theirs.User != own.User || theirs.Time != own.Time || theirs.PIDForChildren != theirs.PID {
+	if os.Geteuid() != 0 || theirs.User != own.User || theirs.Time != own.Time || theirs.PIDForChildren != theirs.PID {
 		return nil, nil
 	}
 	for _, n := range namespaceFiles {
@@ -75,6 +75,10 @@ func apart(p *procfs.Process) (kinds []string, err error) {
 	}
 	return kinds, nil
 }
+
+// errClosed is that a vos can't be started in namespaces: there is no /proc, or the first
+// process of the pid namespace has ended.
+var errClosed = errors.New("vos can't work there")
 
 // A crossing is namespaces to be entered.
 type crossing struct {
@@ -131,7 +135,7 @@ func (c *crossing) ask(ctx context.Context, r insideRequest, given []*os.File, e
 			}
 		})
 		if err != nil {
-			return fmt.Errorf("%w (there must be a /proc; a pid namespace must have its first process)", err)
+			return fmt.Errorf("%w: %w", errClosed, err)
 		}
 		return nil
 	}
@@ -283,6 +287,15 @@ func pin(files []*os.File, kinds []string, directory string) (name string, own *
 	if err := ownMount(pinFolder); err != nil {
 		return "", nil, err
 	}
+	// One at a time makes a folder, or looks for those that were left behind.
+	all, err := os.Open(pinFolder)
+	if err == nil {
+		err = syscall.Flock(int(all.Fd()), syscall.LOCK_EX)
+	}
+	if err != nil {
+		return "", nil, fmt.Errorf("hold namespaces: %w", err)
+	}
+	defer func() { err = errors.Join(err, all.Close()) }()
 	if err := unpinStale(); err != nil {
 		return "", nil, err
 	}
@@ -312,26 +325,21 @@ func pin(files []*os.File, kinds []string, directory string) (name string, own *
 	return name, own, nil
 }
 
-// lockedFile makes a folder with the file that names the image, and locks that one. The
-// folder gets its name when it is locked.
+// lockedFile makes a folder with the file that names the image, and locks that one.
 func lockedFile(folder, directory string) (_ *os.File, err error) {
-	made := folder + ".new"
-	if err := os.Mkdir(made, 0o700); err != nil {
+	if err := os.Mkdir(folder, 0o700); err != nil {
 		return nil, err
 	}
-	file, err := os.OpenFile(filepath.Join(made, pinnedFor), os.O_CREATE|os.O_WRONLY, 0o600)
+	file, err := os.OpenFile(filepath.Join(folder, pinnedFor), os.O_CREATE|os.O_WRONLY, 0o600)
 	if err != nil {
-		return nil, errors.Join(err, os.RemoveAll(made))
+		return nil, errors.Join(err, os.RemoveAll(folder))
 	}
 	_, err = file.WriteString(directory)
 	if err == nil {
 		err = syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
 	}
-	if err == nil {
-		err = os.Rename(made, folder)
-	}
 	if err != nil {
-		return nil, errors.Join(err, file.Close(), os.RemoveAll(made))
+		return nil, errors.Join(err, file.Close(), os.RemoveAll(folder))
 	}
 	return file, nil
 }
@@ -407,7 +415,7 @@ func unpinStale() error {
 func isStale(path string) (stale bool, err error) {
 	file, err := os.Open(path)
 	if err != nil {
-		return errors.Is(err, fs.ErrNotExist), nil
+		return errors.Is(err, fs.ErrNotExist), nil // it was killed at the begin
 	}
 	defer func() { err = errors.Join(err, file.Close()) }()
 	if syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) != nil {

@@ -31,9 +31,11 @@ func (Machine) check(ctx context.Context, r api.CheckRequest, of *image.Apart, e
 	for _, p := range processes {
 		kinds, err := apart(p)
 		if err == nil && len(kinds) > 0 {
-			err := checkApart(ctx, p, kinds, r, emit)
-			errs = append(errs, classify(err), p.Close())
-			continue
+			if err = checkApart(ctx, p, kinds, r, emit); !errors.Is(err, errClosed) {
+				errs = append(errs, classify(err), p.Close())
+				continue
+			}
+			err = nil // what can't be entered is refused by name
 		}
 		var plan *dump.Plan
 		if err == nil {
@@ -70,7 +72,9 @@ func (Machine) checkpoint(ctx context.Context, r api.CheckpointRequest, of *imag
 		return classify(err)
 	}
 	if len(kinds) > 0 {
-		return checkpointApart(ctx, p, kinds, r, emit)
+		if err := checkpointApart(ctx, p, kinds, r, emit); !errors.Is(err, errClosed) {
+			return classify(err)
+		} // what can't be entered is refused by name
 	}
 	if r.Every > 0 {
 		return series(ctx, p, r, of, emit)
