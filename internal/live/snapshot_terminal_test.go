@@ -210,7 +210,7 @@ func TestSnapshotTerminalFlood(t *testing.T) {
 // TestSnapshotTerminalOutside refuses a program in a terminal that is not its own.
 func TestSnapshotTerminalOutside(t *testing.T) {
 	y := holdTerminal(t, testbed.NeedTool(t, "bash"), "--norc")
-	y.types(t, "PS1='ready> '\r", "ready> ")
+	y.types(t, "PS1='rea''dy> '\r", "ready> ") // what is typed shows, too, and is not it
 	inside := strconv.Itoa(below(t, y.root)[0].pid)
 	image := filepath.Join(t.TempDir(), "image")
 	if r := vos(t, "checkpoint", inside, "-D", image).expect(t, 7); !strings.Contains(r.Stderr, "controlling_terminal") || !strings.Contains(r.Stderr, "(terminal)") {

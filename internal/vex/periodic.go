@@ -35,7 +35,7 @@ func series(ctx context.Context, p *procfs.Process, r api.CheckpointRequest, of 
 		one := r
 		one.LeaveRunning, one.Parent = true, parent
 		one.Directory = filepath.Join(r.Directory, time.Now().UTC().Format(seriesFormat))
-		s, err := snapshotOf(ctx, p, one, of, written)
+		s, err := patiently(ctx, func() (api.Snapshot, error) { return snapshotOf(ctx, p, one, of, written) })
 		if ctx.Err() != nil {
 			return nil // long enough
 		}

@@ -79,7 +79,7 @@ func (Machine) checkpoint(ctx context.Context, r api.CheckpointRequest, of *imag
 	if r.Every > 0 {
 		return series(ctx, p, r, of, emit)
 	}
-	s, err := snapshotOf(ctx, p, r, of, nil)
+	s, err := patiently(ctx, func() (api.Snapshot, error) { return snapshotOf(ctx, p, r, of, nil) })
 	if err != nil {
 		return err
 	}

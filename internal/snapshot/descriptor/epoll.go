@@ -73,7 +73,7 @@ func (epoll) dump(d *dumping, h *handle.Handle, raw kernel.Raw, f *image.File) e
 				return err
 			}
 			if !ready {
-				return refusal(codeOneshot, h, fmt.Sprintf("the program is at work on descriptor %d, for which it waits no more (EPOLLONESHOT)", r.FD), "try again")
+				return refusal(codeOneshot, h, fmt.Sprintf("the program is at work on descriptor %d, for which it waits no more (EPOLLONESHOT)", r.FD), TryAgain)
 			}
 		}
 		f.Epoll = append(f.Epoll, image.Watched{Number: r.FD, Process: h.PID, File: file, Events: r.Events, Data: r.Data})

@@ -49,7 +49,7 @@ func (inetSocket) dump(d *dumping, h *handle.Handle, raw kernel.Raw, s *image.So
 			return err
 		}
 		if ready {
-			return refusal(codeWaiting, h, leadsTo(h)+", which has datagrams or errors that were not read", "try again")
+			return refusal(codeWaiting, h, leadsTo(h)+", which has datagrams or errors that were not read", TryAgain)
 		}
 		return d.keepMemberships(h, raw, s)
 	}
@@ -76,7 +76,7 @@ func (inetSocket) dump(d *dumping, h *handle.Handle, raw kernel.Raw, s *image.So
 	case tcpListening:
 		s.Backlog = int(binary.NativeEndian.Uint32(info[28:]))
 		if waiting := binary.NativeEndian.Uint32(info[24:]); waiting > 0 {
-			return refusal(codeWaiting, h, fmt.Sprintf("%s, which has %d connections that were not accepted", leadsTo(h), waiting), "try again")
+			return refusal(codeWaiting, h, fmt.Sprintf("%s, which has %d connections that were not accepted", leadsTo(h), waiting), TryAgain)
 		}
 	default:
 		return d.keepConnection(h, raw, s, info)
@@ -109,7 +109,7 @@ func (inetSocket) plan(p *planning, i int, s *image.Socket) []api.Refusal {
 		return []api.Refusal{p.refusal(codeAddress, i, fmt.Sprintf("a socket at %s can't be made: %v", inetText(s.Local), err), "end what has the address, or give this machine the address")}
 	}
 	if err := raw.Close(); err != nil {
-		return []api.Refusal{p.refusal(codeAddress, i, err.Error(), "try again")}
+		return []api.Refusal{p.refusal(codeAddress, i, err.Error(), TryAgain)}
 	}
 	return nil
 }

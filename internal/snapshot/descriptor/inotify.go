@@ -81,7 +81,7 @@ func (inotify) dump(d *dumping, h *handle.Handle, raw kernel.Raw, f *image.File)
 		return err
 	}
 	if waiting > 0 {
-		return refusal(codeWaiting, h, leadsTo(h)+", which has events that were not read", "try again")
+		return refusal(codeWaiting, h, leadsTo(h)+", which has events that were not read", TryAgain)
 	}
 	for _, w := range slices.Backward(h.Watches) { // the kernel tells the newest first
 		f.Inotify = append(f.Inotify, image.Inotify{ID: w.Number, Path: d.watches[watch{h.PID, w.Device, w.Inode}], Mask: w.Events, Inode: w.Inode})

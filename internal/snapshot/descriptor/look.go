@@ -117,7 +117,7 @@ func (l *looking) list() (handles []handle.Handle, refusals []api.Refusal, err e
 		}
 		for _, fd := range restless {
 			refusals = append(refusals, api.Refusal{Code: codeMoving, Subject: subject(p.PID(), fd),
-				Detail: "it is opened and closed too often to be looked at", Remedy: "try again"})
+				Detail: "it is opened and closed too often to be looked at", Remedy: TryAgain})
 		}
 		for i := range own {
 			own[i].Path = pathHere(&own[i])

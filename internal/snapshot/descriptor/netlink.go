@@ -55,7 +55,7 @@ func (netlinkSocket) dump(_ *dumping, h *handle.Handle, raw kernel.Raw, s *image
 		return refusal(codeKind, h, leadsTo(h)+", of which the kernel may know more than it tells", "close it, or "+inheritRemedy(h.FD))
 	}
 	if waiting, err := raw.Ready(kernel.EventIn | kernel.EventError); err != nil || waiting {
-		return errors.Join(err, refusal(codeWaiting, h, leadsTo(h)+", which has messages or errors that were not read", "try again"))
+		return errors.Join(err, refusal(codeWaiting, h, leadsTo(h)+", which has messages or errors that were not read", TryAgain))
 	}
 	if len(s.Local) != netlinkNameSize || len(s.Peer) != netlinkNameSize {
 		return fmt.Errorf("its names have %d and %d bytes", len(s.Local), len(s.Peer))

@@ -30,7 +30,7 @@ func (d *dumping) keepPackets(h *handle.Handle, raw kernel.Raw, s *image.Socket,
 		return err
 	}
 	refuse := func(why string) error {
-		return refusal(codeWaiting, h, leadsTo(h)+", which has datagrams that were not read"+why, "try again")
+		return refusal(codeWaiting, h, leadsTo(h)+", which has datagrams that were not read"+why, TryAgain)
 	}
 	if d.store.Peeking == nil || byName(s) || s.State == stateUnconnected && unixName(s.Local) == "" {
 		return refuse("")
@@ -49,7 +49,7 @@ func (d *dumping) keepPackets(h *handle.Handle, raw kernel.Raw, s *image.Socket,
 			case err != nil:
 				return err
 			case p.Ancillary:
-				return refusal(codeInFlight, h, leadsTo(h)+", which has received descriptors or credentials that were not read", "try again")
+				return refusal(codeInFlight, h, leadsTo(h)+", which has received descriptors or credentials that were not read", TryAgain)
 			case p.Named:
 				return refuse(", by senders with names, which are not vos's to use")
 			case len(p.Data) == 0 && s.Type == socketPacket:

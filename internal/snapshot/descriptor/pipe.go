@@ -50,7 +50,7 @@ func (pipe) dump(d *dumping, h *handle.Handle, raw kernel.Raw, f *image.File) er
 	}
 	for _, o := range d.handles {
 		if o.Kind == h.Kind && o.Inode == h.Inode && o.Flags&flagPacket != 0 {
-			return refusal(codePackets, h, leadsTo(h)+", which has packets in it", "try again")
+			return refusal(codePackets, h, leadsTo(h)+", which has packets in it", TryAgain)
 		}
 	}
 	// One of several descriptions of the reading end has it.

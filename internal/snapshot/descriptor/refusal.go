@@ -44,6 +44,10 @@ const (
 	codeLost          api.Code = "connection_lost"
 )
 
+// TryAgain is the remedy for what lasts for a moment only: whoever is refused by nothing else
+// does well to follow it by himself.
+const TryAgain = "try again"
+
 func subject(pid, fd int) string { return fmt.Sprintf("descriptor %d of process %d", fd, pid) }
 
 // refusal is one of keeping what a handle leads to.

@@ -66,7 +66,7 @@ func (terminal) dump(d *dumping, h *handle.Handle, raw kernel.Raw, f *image.File
 		return err
 	}
 	if waiting > 0 {
-		return refusal(codeWaiting, h, fmt.Sprintf("%s, from which %d bytes were not read", leadsTo(h), waiting), "try again")
+		return refusal(codeWaiting, h, fmt.Sprintf("%s, from which %d bytes were not read", leadsTo(h), waiting), TryAgain)
 	}
 	f.Offset = 0
 	f.Terminal = &image.Terminal{Index: h.Terminal, Master: isMaster(h)}

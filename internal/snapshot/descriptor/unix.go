@@ -46,7 +46,7 @@ func (unixSocket) look(l *looking, h *handle.Handle) (refusals []api.Refusal) {
 		}
 		return []api.Refusal{refusal(codeOutside, h, leadsTo(h)+", whose other end has "+holdersText(outside), remedy)}
 	case s.Peer != 0 && len(h.Peers) == 0:
-		return []api.Refusal{refusal(codeOutside, h, leadsTo(h)+", whose other end is in nobody's hands: it waits to be accepted, or is in flight", "try again")}
+		return []api.Refusal{refusal(codeOutside, h, leadsTo(h)+", whose other end is in nobody's hands: it waits to be accepted, or is in flight", TryAgain)}
 	case s.Type != "dgram" && s.State == stateConnected:
 		return nil // by a name or not: see nameless
 	}
@@ -108,7 +108,7 @@ func (unixSocket) dump(d *dumping, h *handle.Handle, raw kernel.Raw, s *image.So
 	if s.State == stateListening {
 		s.Backlog = int(now.Send)
 		if now.Receive > 0 {
-			return refusal(codeWaiting, h, fmt.Sprintf("%s, which has %d connections that were not accepted", leadsTo(h), now.Receive), "try again")
+			return refusal(codeWaiting, h, fmt.Sprintf("%s, which has %d connections that were not accepted", leadsTo(h), now.Receive), TryAgain)
 		}
 		return d.keepPath(h, now, s)
 	}
@@ -168,14 +168,14 @@ func keepQueue(h *handle.Handle, raw kernel.Raw, s *image.Socket) error {
 		return err
 	}
 	if offset, err := number(raw, levelSocket, soPeekOffset); err != nil || offset >= 0 {
-		return errors.Join(err, refusal(codeInFlight, h, leadsTo(h)+", of which it has read a part by MSG_PEEK (SO_PEEK_OFF)", "try again"))
+		return errors.Join(err, refusal(codeInFlight, h, leadsTo(h)+", of which it has read a part by MSG_PEEK (SO_PEEK_OFF)", TryAgain))
 	}
 	data, ancillary, err := raw.Peek(waiting)
 	if err != nil {
 		return err
 	}
 	if ancillary || len(data) != waiting {
-		return refusal(codeInFlight, h, leadsTo(h)+", which has received descriptors or credentials that were not read", "try again")
+		return refusal(codeInFlight, h, leadsTo(h)+", which has received descriptors or credentials that were not read", TryAgain)
 	}
 	s.Queue = []image.Packet{{Data: data}}
 	return nil

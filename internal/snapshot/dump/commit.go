@@ -96,7 +96,7 @@ func (p *Plan) Commit(ctx context.Context, w *image.Writer) (result Result, err 
 		}
 	}
 	if errors.Is(err, errMoved) {
-		err = refused(codeMoving, processSubject(p.Process.PID()), "its mappings change all the time", "try again")
+		err = refused(codeMoving, processSubject(p.Process.PID()), "its mappings change all the time", descriptor.TryAgain)
 	}
 	if err != nil {
 		return result, err
@@ -265,7 +265,7 @@ func (k *whole) holdOthers(ctx context.Context, holds []held, chosen func(pid in
 		h := c.hold(ctx)
 		holds[i] = h
 		if err := h.stopped(); errors.Is(err, procfs.ErrGone) {
-			return refused(codeMoving, processSubject(pid), "it has just ended", "try again")
+			return refused(codeMoving, processSubject(pid), "it has just ended", descriptor.TryAgain)
 		} else if err != nil {
 			return err
 		}

@@ -278,7 +278,7 @@ func (p *member) lookAtProcess(stat procfs.Stat, status procfs.Status) error {
 	}
 	if strange := slices.IndexFunc(children, func(child int) bool { return !slices.Contains(p.children, child) }); strange >= 0 {
 		if p.options.Tree {
-			p.full(refused(codeMoving, processSubject(pid), fmt.Sprintf("its child process %d has just been born", children[strange]), "try again"))
+			p.full(refused(codeMoving, processSubject(pid), fmt.Sprintf("its child process %d has just been born", children[strange]), descriptor.TryAgain))
 		} else {
 			p.full(refused(codeChildren, processSubject(pid), fmt.Sprintf("it has child processes (%d, …)", children[strange]), "--tree keeps them, too"))
 		}

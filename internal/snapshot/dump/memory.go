@@ -15,6 +15,7 @@ import (
 	"github.com/virtualizing-os/vos/internal/image"
 	"github.com/virtualizing-os/vos/internal/kernel"
 	"github.com/virtualizing-os/vos/internal/procfs"
+	"github.com/virtualizing-os/vos/internal/snapshot/descriptor"
 )
 
 // memory is what was seen of an address space while the program ran.
@@ -59,7 +60,7 @@ func lookAtMemory(p *procfs.Process, t *tracker) (*memory, error) {
 		}
 		if !slices.Equal(m.maps, again) {
 			if n == tries {
-				m.refuse(refused(codeMoving, processSubject(p.PID()), "its mappings change all the time", "try again"))
+				m.refuse(refused(codeMoving, processSubject(p.PID()), "its mappings change all the time", descriptor.TryAgain))
 				return m, nil
 			}
 			// Programs that map much do it for a while, and then not.
