@@ -1,6 +1,6 @@
-/* The first process of fresh namespaces: makes their /proc, brings up the loopback device,
- * says "ready", waits for its children, and ends, with all that is in them, when its
- * standard input does. */
+/* The first process of fresh namespaces: makes their /proc and pseudo terminals, brings up
+ * the loopback device, says "ready", waits for its children, and ends, with all that is in
+ * them, when its standard input does. */
 #define _GNU_SOURCE
 #include <net/if.h>
 #include <signal.h>
@@ -24,6 +24,8 @@ int main(void)
 	lo.ifr_flags = IFF_UP | IFF_RUNNING;
 	s = socket(AF_INET, SOCK_DGRAM, 0);
 	if (mount("", "/", "", MS_REC | MS_PRIVATE, "") || mount("proc", "/proc", "proc", 0, "") ||
+	    mount("devpts", "/dev/pts", "devpts", 0, "newinstance,ptmxmode=0666,mode=0620") ||
+	    mount("/dev/pts/ptmx", "/dev/ptmx", "", MS_BIND, "") ||
 	    s < 0 || ioctl(s, SIOCSIFFLAGS, &lo) || close(s) || sethostname("fresh", 5) ||
 	    write(1, "ready\n", 6) != 6) {
 		perror("fresh namespaces");
