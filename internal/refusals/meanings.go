@@ -129,6 +129,7 @@ var meanings = map[api.Code]meaning{
 	"cgroup_frozen":         {"the control group that the program was in is frozen", "thaw it, and try again"},
 	"not_restorable":        {"something in the image can't be restored", "none is known"},
 	"child_processes":       {"the program has child processes", "--tree keeps them, too"},
+	"keyring":               {"the process, or its main thread, has a keyring of its own (keyctl)", "let it use the keyring of its session or user"},
 	"foreign_namespace":     {"the program is in other namespaces than vos", "run vos in the same: nsenter --target PID --all"},
 	"seccomp_filter":        {"a seccomp filter of the program asks another process (user notification) or can't be read, or it is in strict mode", "run vos as root, outside of a container; or the program without that filter"},
 	"controlling_terminal":  {"the program has a controlling terminal", "start it by setsid, or use --inherit"},

@@ -147,6 +147,11 @@ func Look(ctx context.Context, p *procfs.Process, o Options) (_ *Plan, err error
 		return nil, err
 	}
 	plan.Refusals = append(plan.Refusals, sharers...)
+	spaces, err := plan.lookAtSpaces()
+	if err != nil {
+		return nil, err
+	}
+	plan.Refusals = append(plan.Refusals, spaces...)
 	refusals, err := plan.lookAtDescriptors(ctx)
 	if err != nil {
 		return nil, err

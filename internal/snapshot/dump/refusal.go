@@ -26,6 +26,7 @@ const (
 	codeTimers     api.Code = "timers_unknown"
 	codeMoving     api.Code = "still_changing_memory"
 	codeZombie     api.Code = "main_thread_ended"
+	codeKeys       api.Code = "keyring"
 )
 
 const noRemedy = "none is known"

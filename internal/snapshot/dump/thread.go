@@ -223,6 +223,9 @@ func (c *commit) main(s *tracee.Session, b *image.Process) error {
 		}
 		b.Intervals[i] = image.Interval{Every: micro(at), Left: micro(at[16:])}
 	}
+	if err := c.keys(s, b); err != nil {
+		return err
+	}
 	if err := c.actions(s, b); err != nil {
 		return err
 	}
