@@ -105,6 +105,8 @@ type Image struct {
 	Bytes     int64          `json:"bytes"` // on its disk
 	Processes []ImageProcess `json:"processes"`
 	Ended     []ImageEnded   `json:"ended,omitempty"`
+	// Namespaces are those that were the program's own: "mnt", "net", …
+	Namespaces []string `json:"namespaces,omitempty"`
 	CRIU      string         `json:"criu,omitempty"`     // the directory that was made
 	Residual  []string       `json:"residual,omitempty"` // what is not in it as it was
 }

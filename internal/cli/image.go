@@ -118,6 +118,9 @@ func addImageDetails(t *table, p api.ImageProcess) {
 func imageSummary(i api.Image) string {
 	s := fmt.Sprintf("image %s, %s model, %s on disk, taken %s on %s (Linux %s, %s)", escaped(i.ID), escaped(i.Model),
 		byteSize(i.Bytes), i.Taken.Local().Format(time.DateTime), quoted(i.Hostname), escaped(i.Kernel), escaped(i.CPU))
+	if len(i.Namespaces) > 0 {
+		s += "; in namespaces of its own: " + escaped(strings.Join(i.Namespaces, ", "))
+	}
 	if i.Parent != "" {
 		s += "; unchanged memory is in its parent " + escaped(i.Parent)
 	}

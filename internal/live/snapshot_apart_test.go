@@ -136,6 +136,9 @@ func TestSnapshotApart(t *testing.T) {
 				image := filepath.Join(images, strconv.Itoa(n))
 				vos(t, "checkpoint", strconv.Itoa(s.pid), "-D", image, "--parent", parent).expect(t, 0)
 				s.end(t)
+				if r := vos(t, "image", image); r.Code != 0 || !strings.Contains(r.Stdout+r.Stderr, "namespaces of its own: ") {
+					t.Fatalf("exit code %d: %s%s", r.Code, r.Stdout, r.Stderr)
+				}
 				if now := pinned(t); len(now) != kept+1 {
 					t.Fatalf("%d namespaces are held, not %d", len(now), kept+1)
 				}

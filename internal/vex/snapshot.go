@@ -260,6 +260,9 @@ func (Machine) Image(_ context.Context, r api.ImageRequest) (_ api.Image, err er
 	img := reader.Image()
 	to := api.Image{Directory: reader.Directory(), ID: img.ID, Parent: img.Parent, Taken: img.Taken, Model: string(img.Model),
 		Kernel: img.Machine.Kernel, Hostname: img.Machine.Hostname, CPU: img.Machine.CPU, Bytes: reader.Size()}
+	if img.Apart != nil {
+		to.Namespaces = img.Apart.Kinds
+	}
 	for i := range img.Processes {
 		to.Processes = append(to.Processes, describeProcess(img, &img.Processes[i]))
 	}
