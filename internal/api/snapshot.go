@@ -107,8 +107,8 @@ type Image struct {
 	Ended     []ImageEnded   `json:"ended,omitempty"`
 	// Namespaces are those that were the program's own: "mnt", "net", …
 	Namespaces []string `json:"namespaces,omitempty"`
-	CRIU      string         `json:"criu,omitempty"`     // the directory that was made
-	Residual  []string       `json:"residual,omitempty"` // what is not in it as it was
+	CRIU       string   `json:"criu,omitempty"`     // the directory that was made
+	Residual   []string `json:"residual,omitempty"` // what is not in it as it was
 }
 
 // An ImageProcess is a process in an image.
