@@ -282,15 +282,15 @@ func (p *Plan) restoreMemory(b *process, of *image.Process, objects []*os.File, 
 // equipAll gives the threads what only themselves can set, the main thread last, with
 // the timers that run from now on.
 func (p *process) equipAll(of *image.Process, result *Result) error {
-	own, err := p.ownCapabilities()
+	has, err := p.inherited()
 	if err != nil {
 		return err
 	}
-	if err := p.equipOthers(of, own); err != nil {
+	if err := p.equipOthers(of, &has); err != nil {
 		return err
 	}
 	b := p.batch()
-	if err := b.equipment(&of.Threads[0], &of.Credentials, own, of.Pending); err != nil {
+	if err := b.equipment(&of.Threads[0], &of.Credentials, &has, of.Pending); err != nil {
 		return err
 	}
 	if _, err := b.run(); err != nil {

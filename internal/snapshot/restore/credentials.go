@@ -21,7 +21,7 @@ const (
 // inherited is set, as it must lie in the bounding set that is cut down next, the
 // ambient capabilities, which must lie in both, the securebits, and last the capabilities
 // themselves.
-func (b *batch) addCredentials(c *image.Credentials, own capabilitySets) error {
+func (b *batch) addCredentials(c, own *image.Credentials) error {
 	groups := make([]byte, 0, 4*len(c.Groups))
 	for _, g := range c.Groups {
 		groups = binary.LittleEndian.AppendUint32(groups, g)
@@ -40,8 +40,8 @@ func (b *batch) addCredentials(c *image.Credentials, own capabilitySets) error {
 	b.add("set the group id for files", sysSetfsgid, uint64(c.GID[3]))
 	b.add("set user ids", syscall.SYS_SETRESUID, uint64(c.UID[0]), uint64(c.UID[1]), uint64(c.UID[2]))
 	b.add("set the user id for files", sysSetfsuid, uint64(c.UID[3]))
-	if c.Inheritable|own.inheritable != 0 {
-		if err := b.addCapabilities(capabilitySets{own.permitted, own.permitted, c.Inheritable}); err != nil {
+	if c.Inheritable|own.Inheritable != 0 {
+		if err := b.addCapabilities(capabilitySets{own.Permitted, own.Permitted, c.Inheritable}); err != nil {
 			return err
 		}
 	}
@@ -77,25 +77,4 @@ func (b *batch) addCapabilities(c capabilitySets) error {
 	}
 	b.add("set capabilities", syscall.SYS_CAPSET, at, at+8)
 	return nil
-}
-
-// ownCapabilities returns what the process has now.
-func (p *process) ownCapabilities() (c capabilitySets, err error) {
-	data := binary.LittleEndian.AppendUint32(nil, capabilityVersion3)
-	data = append(data, make([]byte, 4+24)...)
-	b := p.batch()
-	at, err := b.place(data)
-	if err != nil {
-		return c, err
-	}
-	b.add("read capabilities", syscall.SYS_CAPGET, at, at+8)
-	if _, err := b.run(); err != nil {
-		return c, err
-	}
-	var sets [24]byte
-	if err := p.Read(at+8, sets[:]); err != nil {
-		return c, err
-	}
-	word := func(i int) uint64 { return uint64(binary.LittleEndian.Uint32(sets[4*i:])) }
-	return capabilitySets{effective: word(0) | word(3)<<32, permitted: word(1) | word(4)<<32, inheritable: word(2) | word(5)<<32}, nil
 }

@@ -3,6 +3,7 @@ package restore
 import (
 	"encoding/binary"
 	"fmt"
+	"slices"
 	"syscall"
 
 	"github.com/virtualizing-os/vos/internal/image"
@@ -87,9 +88,9 @@ func (p *process) tryThreads(threads []image.Thread, made []bool) (done bool, er
 	return taken == nil, taken
 }
 
-// equipment adds the calls by which a thread sets what only itself can set. With shared it
-// takes on the signals that were pending for the process.
-func (b *batch) equipment(t *image.Thread, c *image.Credentials, own capabilitySets, shared []image.Signal) error {
+// equipment adds the calls by which a thread sets what only itself can set, and has not
+// inherited. With shared it takes on the signals that were pending for the process.
+func (b *batch) equipment(t *image.Thread, c *image.Credentials, has *inherited, shared []image.Signal) error {
 	p := b.process
 	name := make([]byte, nameBytes)
 	copy(name[:nameBytes-1], t.Name)
@@ -116,19 +117,24 @@ func (b *batch) equipment(t *image.Thread, c *image.Credentials, own capabilityS
 	if r := t.Rseq; r != nil {
 		b.addAt("register restartable sequences at", r.Address, sysRseq, r.Address, uint64(r.Size), uint64(r.Flags), uint64(r.Signature))
 	}
-	b.add("set the personality", syscall.SYS_PERSONALITY, uint64(t.Persona))
-	if err := b.addScheduling(t); err != nil {
+	if t.Persona != has.persona {
+		b.add("set the personality", syscall.SYS_PERSONALITY, uint64(t.Persona))
+	}
+	if err := b.addScheduling(t, has); err != nil {
 		return err
 	}
 	if err := b.addPending(p.pid, t.TID, t.Pending, shared); err != nil {
 		return err
 	}
-	return b.addCredentials(c, own)
+	if sameCredentials(*c, has.credentials) {
+		return nil
+	}
+	return b.addCredentials(c, &has.credentials)
 }
 
 // addScheduling adds the calls by which a thread sets on which CPUs and how it runs.
-func (b *batch) addScheduling(t *image.Thread) error {
-	if len(t.Affinity) > 0 {
+func (b *batch) addScheduling(t *image.Thread, has *inherited) error {
+	if len(t.Affinity) > 0 && !slices.Equal(t.Affinity, has.affinity) {
 		var mask []byte
 		for _, w := range t.Affinity {
 			mask = binary.LittleEndian.AppendUint64(mask, w)
@@ -139,7 +145,19 @@ func (b *batch) addScheduling(t *image.Thread) error {
 		}
 		b.add("set the CPUs that it may run on", syscall.SYS_SCHED_SETAFFINITY, 0, uint64(len(mask)), at)
 	}
-	s := &t.Scheduler
+	if t.Scheduler != has.scheduler {
+		if err := b.addPolicy(&t.Scheduler); err != nil {
+			return err
+		}
+	}
+	if t.Slack > 0 && t.Slack != has.slack {
+		b.add("set the timer slack", syscall.SYS_PRCTL, prctlSlack, uint64(t.Slack))
+	}
+	return nil
+}
+
+// addPolicy adds the call by which a thread sets how it is scheduled.
+func (b *batch) addPolicy(s *image.Scheduler) error {
 	a := binary.LittleEndian.AppendUint32(nil, schedAttrBytes) // struct sched_attr
 	a = binary.LittleEndian.AppendUint32(a, s.Policy)
 	a = binary.LittleEndian.AppendUint64(a, s.Flags)
@@ -153,9 +171,6 @@ func (b *batch) addScheduling(t *image.Thread) error {
 		return err
 	}
 	b.add("set the scheduling policy", sysSchedSetattr, 0, at, 0)
-	if t.Slack > 0 {
-		b.add("set the timer slack", syscall.SYS_PRCTL, prctlSlack, uint64(t.Slack))
-	}
 	return nil
 }
 

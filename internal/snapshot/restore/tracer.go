@@ -191,14 +191,26 @@ func (t *tracer) run(pid int, k *task, calls []tracee.Call, data []byte) ([]uint
 
 // launch lets a stopped task begin calls, as many as fit the table of its arena.
 func launch(pid int, k *task, calls []tracee.Call, data []byte) error {
-	g := &k.arena
-	table := encodeCalls(make([]byte, 0, len(calls)*entryBytes+len(data)), calls)
-	ranges := []kernel.RemoteRange{{Address: g.table, Length: uint64(len(table))}, {Address: g.data, Length: uint64(len(data))}}
-	if err := kernel.WriteMemory(pid, append(table, data...), ranges); err != nil {
+	text, ranges := k.arena.load(nil, nil, calls, data)
+	if err := kernel.WriteMemory(pid, text, ranges); err != nil {
 		return err
 	}
-	regs := k.base
-	regs.RIP, regs.RBX, regs.R12 = g.interpreter, g.table, g.table+uint64(len(table))
+	return k.begin(len(calls))
+}
+
+// load appends what is to be written so that calls can be made in an arena, and where.
+func (g *arena) load(text []byte, ranges []kernel.RemoteRange, calls []tracee.Call, data []byte) ([]byte, []kernel.RemoteRange) {
+	ranges = append(ranges, kernel.RemoteRange{Address: g.table, Length: uint64(len(calls) * entryBytes)})
+	if len(data) > 0 {
+		ranges = append(ranges, kernel.RemoteRange{Address: g.data, Length: uint64(len(data))})
+	}
+	return append(encodeCalls(text, calls), data...), ranges
+}
+
+// begin lets a stopped task make the first n calls of its arena's table.
+func (k *task) begin(n int) error {
+	regs, g := k.base, &k.arena
+	regs.RIP, regs.RBX, regs.R12 = g.interpreter, g.table, g.table+uint64(n*entryBytes)
 	if err := kernel.SetRegisters(k.tid, &regs); err != nil {
 		return err
 	}
