@@ -281,7 +281,7 @@ func (s *Session) runSolo(p *performance) error {
 			return err
 		}
 	}
-	return s.takeHome()
+	return s.takeHome(b, func() bool { return s.borrowed == nil })
 }
 
 // homeBytes is more than the code from home up to its system call takes.

@@ -7,7 +7,7 @@ import (
 
 // MaxAsk is how many system calls one Ask can make, and how many bytes they may write.
 func (s *Session) MaxAsk() (calls, bytes int) {
-	if s.asksAtOnce() {
+	if s.borrowed != nil && s.asksAtOnce(s.borrowed) {
 		return maxAsked, maxAskedData
 	}
 	return maxChain, maxData
@@ -42,7 +42,7 @@ func (s *Session) Ask(size int, calls func(at uint64) []Call) ([]byte, []uint64,
 	if b == nil {
 		return nil, nil, errThreadLost
 	}
-	if s.asksAtOnce() && size <= maxAskedData {
+	if s.asksAtOnce(b) && size <= maxAskedData {
 		at := b.chain.results + 8*maxAsked
 		if all := calls(at); len(all) <= maxAsked && alike(all) {
 			data := make([]byte, size)
@@ -66,10 +66,9 @@ func (s *Session) Ask(size int, calls func(at uint64) []Call) ([]byte, []uint64,
 	return data, results, err
 }
 
-// asksAtOnce reports whether the borrowed thread can make the calls of an Ask by itself.
-func (s *Session) asksAtOnce() bool {
-	b := s.borrowed
-	return b != nil && s.gadgets.Pops() && b.signal != 0 && s.checkSeccompAt(b, b.done(), s.gadgets.Plain) == nil
+// asksAtOnce reports whether a borrowed thread can make the calls of an Ask by itself.
+func (s *Session) asksAtOnce(b *borrowed) bool {
+	return s.gadgets.Pops() && b.signal != 0 && s.checkSeccompAt(b, b.done(), s.gadgets.Plain) == nil
 }
 
 // alike reports whether calls differ in their first three arguments alone.
@@ -89,21 +88,7 @@ func (s *Session) askAtOnce(calls []Call, data []byte) ([]uint64, error) {
 			return nil, err
 		}
 	}
-	result := func(i int) uint64 { return c.results + uint64(8*i) - uint64(int64(g.StoreAt)) }
-	words := make([]byte, 0, 8*askedWords*len(calls))
-	put := func(all ...uint64) {
-		for _, w := range all {
-			words = binary.LittleEndian.AppendUint64(words, w)
-		}
-	}
-	done := b.done()
-	for i := range calls {
-		next := &done
-		if i < len(calls)-1 {
-			next = &calls[i+1]
-		}
-		put(g.Store, result(i+1), g.PopRDI, next.Args[0], g.PopRSI, next.Args[1], g.PopRDX, next.Args[2], g.PopRAX, next.Number, g.Plain)
-	}
+	words := s.askWords(calls, b.done(), c.results)
 	start := c.homeTail - uint64(len(words))
 	copy(c.image[start-c.results:], words)
 	all := c.image[:8*maxAsked+len(data)]
@@ -115,7 +100,7 @@ func (s *Session) askAtOnce(calls []Call, data []byte) ([]uint64, error) {
 		return nil, err
 	}
 	regs := calls[0].registers(&b.regs, g.Plain, start)
-	regs.RBX = result(0)
+	regs.RBX = c.results - uint64(int64(g.StoreAt))
 	if err := s.runToSignal(&regs, everySignal&^(1<<(b.signal-1))); err != nil {
 		return nil, err
 	}
@@ -128,4 +113,23 @@ func (s *Session) askAtOnce(calls []Call, data []byte) ([]uint64, error) {
 	}
 	copy(data, all[8*maxAsked:])
 	return results, nil
+}
+
+// askWords are what must stand on the stack of a thread that has made the first of calls,
+// so that it stores its result, and makes the others, and one that tells that it is done.
+func (s *Session) askWords(calls []Call, done Call, results uint64) []byte {
+	g := &s.gadgets
+	words := make([]byte, 0, 8*askedWords*len(calls))
+	for i := range calls {
+		next := &done
+		if i < len(calls)-1 {
+			next = &calls[i+1]
+		}
+		result := results + uint64(8*(i+1)) - uint64(int64(g.StoreAt))
+		for _, w := range [askedWords]uint64{g.Store, result, g.PopRDI, next.Args[0], g.PopRSI, next.Args[1],
+			g.PopRDX, next.Args[2], g.PopRAX, next.Number, g.Plain} {
+			words = binary.LittleEndian.AppendUint64(words, w)
+		}
+	}
+	return words
 }

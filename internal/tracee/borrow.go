@@ -177,41 +177,49 @@ func (s *Session) described(status *procfs.Status) *borrowed {
 	return b
 }
 
+// ready checks that a stopped thread can be borrowed, and returns what brings it home. The
+// extended state is good until the next one is read.
+func (s *Session) ready(b *borrowed) (way home, err error) {
+	t := b.thread
+	if t.regs.CS != userCodeSegment {
+		return way, not64BitRefusal(s.process.PID())
+	}
+	if on, err := kernel.SyscallUserDispatch(t.tid); err == nil && on {
+		return way, api.Refusal{Code: codeDispatch, Subject: fmt.Sprintf("thread %d", t.tid),
+			Detail: "its system calls are turned into signals (PR_SET_SYSCALL_USER_DISPATCH)",
+			Remedy: "restart the program instead"}
+	} else if err != nil && !errors.Is(err, syscall.EIO) {
+		return way, err
+	}
+	b.regs = t.regs
+	way.regs = s.wayHome(t)
+	if b.seccomp, err = readSeccomp(t.tid, b.seccompMode); err != nil {
+		return way, err
+	}
+	if err := s.checkSeccomp(b, Call{Number: sysRTSigreturn}); err != nil {
+		return way, err
+	}
+	if way.mask, err = kernel.GetSignalMask(t.tid); err != nil {
+		return way, err
+	}
+	b.mask = way.mask
+	if err := s.abortRestartableSequence(b, &way); err != nil {
+		return way, err
+	}
+	n, err := kernel.GetXState(t.tid, s.xstate)
+	way.xstate = s.xstate[:n]
+	return way, err
+}
+
 // prepare checks that the stopped thread can be borrowed and writes its way
 // home to scratch memory.
 func (s *Session) prepare(b *borrowed, area scratch) error {
 	t := b.thread
-	if t.regs.CS != userCodeSegment {
-		return not64BitRefusal(s.process.PID())
-	}
-	if on, err := kernel.SyscallUserDispatch(t.tid); err == nil && on {
-		return api.Refusal{Code: codeDispatch, Subject: fmt.Sprintf("thread %d", t.tid),
-			Detail: "its system calls are turned into signals (PR_SET_SYSCALL_USER_DISPATCH)",
-			Remedy: "restart the program instead"}
-	} else if err != nil && !errors.Is(err, syscall.EIO) {
-		return err
-	}
-	b.regs = t.regs
-	way := home{regs: s.wayHome(t)}
-	var err error
-	if b.seccomp, err = readSeccomp(t.tid, b.seccompMode); err != nil {
-		return err
-	}
-	if err := s.checkSeccomp(b, Call{Number: sysRTSigreturn}); err != nil {
-		return err
-	}
-	if way.mask, err = kernel.GetSignalMask(t.tid); err != nil {
-		return err
-	}
-	b.mask = way.mask
-	if err := s.abortRestartableSequence(b, &way); err != nil {
-		return err
-	}
-	n, err := kernel.GetXState(t.tid, s.xstate)
+	way, err := s.ready(b)
 	if err != nil {
 		return err
 	}
-	way.xstate = s.xstate[:n]
+	n := len(way.xstate)
 	b.xstate = way.xstate
 	if s.held && s.last != nil && chainBytes(n) == s.last.seal+sealBytes-s.last.results {
 		b.chain = *s.last
@@ -296,15 +304,15 @@ func (s *Session) bringHome() error {
 		}
 		return b.chain.finish(s.memory)
 	}
-	if err := s.takeHome(); err != nil {
+	if err := s.takeHome(b, func() bool { return s.borrowed == nil }); err != nil {
 		return err
 	}
 	return b.chain.finish(s.memory)
 }
 
-// takeHome does that with a thread whose registers are not the program's.
-func (s *Session) takeHome() error {
-	b := s.borrowed
+// takeHome does that with a thread whose registers are not the program's; lost tells
+// whether it has ended.
+func (s *Session) takeHome(b *borrowed, lost func() bool) error {
 	if !b.thread.stopped || b.thread.status.SyscallStop() {
 		if err := kernel.Interrupt(b.thread.tid); err != nil {
 			return err
@@ -315,10 +323,10 @@ func (s *Session) takeHome() error {
 				return err
 			}
 		}
-		if err := s.await("bring its thread home", func() bool { return b.thread.stopped || s.borrowed == nil }); err != nil {
+		if err := s.await("bring its thread home", func() bool { return b.thread.stopped || lost() }); err != nil {
 			return err
 		}
-		if s.borrowed == nil {
+		if lost() {
 			return errThreadLost
 		}
 	}

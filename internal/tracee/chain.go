@@ -83,6 +83,15 @@ func (c *chain) finish(memory *procfs.Memory) error {
 	return err
 }
 
+// reserve says in the seal that ways home of other threads follow it, of so many bytes,
+// until finish. The thread must be home.
+func (c *chain) reserve(memory *procfs.Memory, bytes uint64) error {
+	seal := encodeSeal(c.image[c.homeTail-c.results:])
+	binary.LittleEndian.PutUint32(seal[sealBeyond:], uint32(bytes/beyondUnit))
+	_, err := memory.WriteAt(seal, int64(c.seal))
+	return err
+}
+
 // again writes another way home, of as many bytes, where the chain has had one in this
 // session: the rest of what stands there is known.
 func (c *chain) again(memory *procfs.Memory, h *home) error {

@@ -77,6 +77,9 @@ func exercise(s *Session, n int) error {
 			if err := askAll(s, n%4 == 0); err != nil {
 				return err
 			}
+			if err := askTogether(s); err != nil {
+				return err
+			}
 			if err := takeOne(s); err != nil {
 				return err
 			}
@@ -131,7 +134,7 @@ func askAll(s *Session, byItself bool) error {
 		if err := s.BorrowThread(&status); err != nil {
 			return err
 		}
-		if byItself && s.borrowed.signal != 0 && !s.asksAtOnce() {
+		if byItself && s.borrowed.signal != 0 && !s.asksAtOnce(s.borrowed) {
 			return fmt.Errorf("thread %d can't make calls by itself: %+v", tid, s.gadgets)
 		}
 		const words = 40
@@ -171,6 +174,37 @@ func askAll(s *Session, byItself bool) error {
 		}
 		if err := s.GiveBack(); err != nil {
 			return err
+		}
+	}
+	return nil
+}
+
+// askTogether lets all threads make calls at the same time.
+func askTogether(s *Session) error {
+	var statuses []*procfs.Status
+	for tid := range s.threads {
+		status, err := s.process.ThreadStatus(tid)
+		if err != nil {
+			return err
+		}
+		statuses = append(statuses, &status)
+	}
+	const size = 16
+	answers, err := s.AskEach(statuses, size, func(at uint64) []Call {
+		return []Call{{Number: syscall.SYS_GETTID, Args: [6]uint64{3: 8}}, {Number: syscall.SYS_RT_SIGPROCMASK, Args: [6]uint64{0, 0, at + 8, 8}},
+			{Number: syscall.SYS_GETPID, Args: [6]uint64{3: 8}}}
+	})
+	if err != nil {
+		return err
+	}
+	for i, a := range answers {
+		const usual = 1<<(syscall.SIGKILL-1) | 1<<(syscall.SIGSTOP-1) | 1<<(syscall.SIGURG-1)
+		if want := []uint64{uint64(statuses[i].PID), 0, s.ownPID}; !slices.Equal(a.Results, want) {
+			return fmt.Errorf("the calls of thread %d returned %v, want %v", statuses[i].PID, a.Results, want)
+		}
+		wrote := []uint64{binary.LittleEndian.Uint64(a.Data), binary.LittleEndian.Uint64(a.Data[8:]) | usual}
+		if want := []uint64{0, everySignal}; len(a.Data) != size || !slices.Equal(wrote, want) {
+			return fmt.Errorf("the calls of thread %d wrote %#x, want %#x", statuses[i].PID, wrote, want)
 		}
 	}
 	return nil

@@ -67,8 +67,8 @@ func (s *Session) place(a scratch, t *thread, length uint64) (uint64, error) {
 		}
 	}
 	if len(touched) > 0 {
-		if covered, ok := s.readSeal(at, length); ok && covered < length-sealBytes {
-			return 0, &unfinished{area: Range{a.start, a.start + need}, at: at, length: length}
+		if covered, beyond, ok := s.readSeal(at, length); ok && covered < length-sealBytes {
+			return 0, &unfinished{area: Range{a.start, max(a.start+need, at+length+beyond)}, at: at, length: length}
 		}
 	}
 	if main := s.threads[s.process.PID()]; main != nil && main.stopped {
@@ -96,7 +96,9 @@ func noScratchRefusal(pid int, detail string) error {
 // over all. Where it still fits, no frame of the program's stack has come to lie
 // there since.
 //
-//	magic (16 bytes) | bytes covered (8) | CRC-32C of them (4) | 0 (4)
+//	magic (16 bytes) | bytes covered (8) | CRC-32C of them (4) | beyond (4)
+//
+// Beyond the seal, for as many times 64 bytes, are ways home of other threads (AskEach).
 const (
 	sealMagic = "vOS scratch v1\x00\x7f"
 	sealBytes = 32
@@ -110,10 +112,15 @@ func encodeSeal(covered []byte) []byte {
 	return binary.LittleEndian.AppendUint64(seal, uint64(crc32.Checksum(covered, sealTable)))
 }
 
+const (
+	sealBeyond = 28 // offset in a seal
+	beyondUnit = 64
+)
+
 // sealed reports whether the touched pages of an area hold what a session left
 // there that came to its end.
 func (s *Session) sealed(area Range, touched []procfs.PageRange, at, length uint64) bool {
-	if covered, ok := s.readSeal(at, length); !ok || covered < length-sealBytes {
+	if covered, _, ok := s.readSeal(at, length); !ok || covered < length-sealBytes {
 		return false
 	}
 	for _, r := range touched {
@@ -124,30 +131,31 @@ func (s *Session) sealed(area Range, touched []procfs.PageRange, at, length uint
 	return true
 }
 
-// readSeal returns how many bytes the seal covers of the memory of a chain; ok is
-// false where there is none that fits.
-func (s *Session) readSeal(at, length uint64) (covered uint64, ok bool) {
+// readSeal returns how many bytes the seal covers of the memory of a chain, and how many
+// beyond it are in use; ok is false where there is none that fits.
+func (s *Session) readSeal(at, length uint64) (covered, beyond uint64, ok bool) {
 	memory := make([]byte, length)
 	if _, err := s.memory.ReadAt(memory, int64(at)); err != nil {
-		return 0, false
+		return 0, 0, false
 	}
 	seal := memory[length-sealBytes:]
 	if string(seal[:len(sealMagic)]) != sealMagic {
-		return 0, false
+		return 0, 0, false
 	}
 	covered = binary.LittleEndian.Uint64(seal[16:])
 	if covered > length-sealBytes {
-		return 0, false
+		return 0, 0, false
 	}
 	content := memory[length-sealBytes-covered : length-sealBytes]
-	return covered, string(encodeSeal(content)) == string(seal)
+	beyond = beyondUnit * uint64(binary.LittleEndian.Uint32(seal[sealBeyond:]))
+	return covered, beyond, string(encodeSeal(content)[:sealBeyond]) == string(seal[:sealBeyond])
 }
 
 // unfinished is that the scratch memory is of a session that died before its end.
 // A thread may still be on the way home that stands there: it need not have run
 // since.
 type unfinished struct {
-	area       Range
+	area       Range // where ways home stand
 	at, length uint64
 }
 

@@ -52,8 +52,9 @@ type Session struct {
 	waiter   *kernel.Waiter
 	threads  map[int]*thread
 	borrowed *borrowed
-	held     bool   // StopAll has stopped all threads
-	last     *chain // of the thread that was given back last
+	lanes    []*lane // of threads that are borrowed together
+	held     bool    // StopAll has stopped all threads
+	last     *chain  // of the thread that was given back last
 	gadgets  Gadgets
 	area     *scratch // nil before Prepare
 	journal  []undo
@@ -210,6 +211,11 @@ func (s *Session) release() error {
 	var errs []error
 	if s.borrowed != nil {
 		if err := s.bringHome(); err != nil && !gone(err) {
+			errs = append(errs, err)
+		}
+	}
+	if len(s.lanes) > 0 {
+		if err := s.leaveLanes(); err != nil && !gone(err) {
 			errs = append(errs, err)
 		}
 	}

@@ -202,6 +202,9 @@ func (s *Session) handle(tid int, status kernel.WaitStatus) error {
 		if s.borrowed != nil && s.borrowed.thread.tid == tid {
 			s.borrowed = nil
 		}
+		if t != nil && t.lane != nil {
+			t.lane.lost = true
+		}
 		return nil
 	}
 	if t == nil {
@@ -240,7 +243,7 @@ func (s *Session) handle(tid int, status kernel.WaitStatus) error {
 
 // away reports whether the thread's registers are not the program's.
 func (s *Session) away(t *thread) bool {
-	return s.borrowed != nil && s.borrowed.thread == t && s.borrowed.away
+	return s.borrowed != nil && s.borrowed.thread == t && s.borrowed.away || t.lane != nil && t.lane.away
 }
 
 // noteStop reads the registers of a thread that has stopped, and mends at once

@@ -26,7 +26,7 @@ func (s *Session) Take(call Call) (_ kernel.Raw, err error) {
 	if b == nil {
 		return -1, errThreadLost
 	}
-	if !s.held || !s.asksAtOnce() {
+	if !s.held || !s.asksAtOnce(b) {
 		return -1, ErrNotAtOnce
 	}
 	c, g, done := &b.chain, &s.gadgets, b.done()

@@ -12,6 +12,7 @@ type thread struct {
 	stopped bool
 	status  kernel.WaitStatus // why it stopped
 	regs    kernel.Registers  // the program's, as of the stop
+	lane    *lane             // that it is in, or nil
 }
 
 // Results by which the kernel marks a system call for its restart:
