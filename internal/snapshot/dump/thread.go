@@ -46,43 +46,48 @@ func (c *commit) threads(s *tracee.Session, b *image.Process) error {
 	if err != nil {
 		return err
 	}
+	if states[0].TID != b.PID {
+		return refused(codeZombie, processSubject(b.PID), "its main thread has ended, other threads have not", noRemedy)
+	}
+	statuses, restarts := make([]*procfs.Status, len(states)), make([]*image.Restart, len(states))
 	for i := range states {
-		restart, err := c.restart(s.Memory(), &states[i])
-		if err != nil {
+		if restarts[i], err = c.restart(s.Memory(), &states[i]); err != nil {
 			return err
 		}
-		t, err := c.thread(s, &states[i])
+		if statuses[i], err = c.status(states[i].TID); err != nil {
+			return err
+		}
+		t, err := thread(&states[i], statuses[i])
 		if err != nil {
 			return err
 		}
 		if err := c.filters(&t, b); err != nil {
 			return err
 		}
-		if i == 0 {
-			if t.TID != b.PID {
-				return refused(codeZombie, processSubject(b.PID), "its main thread has ended, other threads have not", noRemedy)
-			}
-			if err := c.main(s, b); err != nil {
-				return err
-			}
-		}
-		if err := c.own(s, &t, b); err != nil {
-			return err
-		}
-		if t.Slack > mostSlack {
-			restart = nil
-		}
-		t.Restart = restart
-		if err := s.GiveBack(); err != nil {
-			return err
-		}
 		b.Threads = append(b.Threads, t)
+	}
+	if err := s.BorrowThread(statuses[0]); err != nil {
+		return err
+	}
+	if err := c.main(s, b); err != nil {
+		return err
+	}
+	if err := s.GiveBack(); err != nil {
+		return err
+	}
+	if err := own(s, statuses, b.Threads); err != nil {
+		return err
+	}
+	for i := range b.Threads {
+		if t := &b.Threads[i]; t.Slack <= mostSlack {
+			t.Restart = restarts[i]
+		}
 	}
 	return nil
 }
 
-// thread writes down what can be seen of a thread from outside, and borrows it.
-func (c *commit) thread(s *tracee.Session, state *tracee.ThreadState) (image.Thread, error) {
+// thread writes down what can be seen of a thread from outside.
+func thread(state *tracee.ThreadState, status *procfs.Status) (image.Thread, error) {
 	r := &state.Registers
 	t := image.Thread{
 		TID: state.TID, Mask: state.Mask, XState: state.XState,
@@ -94,10 +99,6 @@ func (c *commit) thread(s *tracee.Session, state *tracee.ThreadState) (image.Thr
 	}
 	if q := state.Rseq; q.Pointer != 0 {
 		t.Rseq = &image.Rseq{Address: q.Pointer, Size: q.Size, Signature: q.Signature, Flags: q.Flags}
-	}
-	status, err := c.status(t.TID)
-	if err != nil {
-		return t, err
 	}
 	t.Name = status.Name
 	signals, err := kernel.PendingSignals(t.TID, false)
@@ -117,7 +118,7 @@ func (c *commit) thread(s *tracee.Session, state *tracee.ThreadState) (image.Thr
 	}
 	t.Scheduler = image.Scheduler{Policy: a.Policy, Flags: a.Flags, Nice: a.Nice, Priority: a.Priority,
 		Runtime: a.Runtime, Deadline: a.Deadline, Period: a.Period}
-	return t, s.BorrowThread(status)
+	return t, nil
 }
 
 // status returns the status of a thread, which was read while all threads were stopped,
@@ -137,34 +138,31 @@ func pending(signals [][kernel.SiginfoSize]byte) (all []image.Signal) {
 	return all
 }
 
-// own asks the borrowed thread for what it alone can tell.
-func (c *commit) own(s *tracee.Session, t *image.Thread, b *image.Process) error {
-	const tidAt, deathAt, size = stackSize, stackSize + 8, stackSize + 16
-	data, results, err := s.Ask(size, func(at uint64) []tracee.Call {
+// own asks the threads for what they alone can tell.
+func own(s *tracee.Session, statuses []*procfs.Status, threads []image.Thread) error {
+	const tidAt, size = stackSize, stackSize + 8
+	answers, err := s.AskEach(statuses, size, func(at uint64) []tracee.Call {
 		return []tracee.Call{
 			call(syscall.SYS_SIGALTSTACK, 0, at),
 			call(syscall.SYS_PRCTL, prGetTIDAddress, at+tidAt),
-			call(syscall.SYS_PRCTL, prGetDeathSignal, at+deathAt),
 			call(syscall.SYS_PRCTL, prGetTimerSlack),
-			call(syscall.SYS_PRCTL, prGetSecureBits),
 			call(syscall.SYS_PERSONALITY, askPersonality),
 		}
 	})
 	if err != nil {
 		return err
 	}
-	for i, what := range []string{"alternate stack", "cleared word (PR_GET_TID_ADDRESS)", "parent-death signal"} {
-		if err := (tracee.Call{}).Err(results[i]); err != nil {
-			return fmt.Errorf("read %s of thread %d: %w", what, t.TID, err)
+	for n, a := range answers {
+		t, data := &threads[n], a.Data
+		for i, what := range []string{"alternate stack", "cleared word (PR_GET_TID_ADDRESS)"} {
+			if err := (tracee.Call{}).Err(a.Results[i]); err != nil {
+				return fmt.Errorf("read %s of thread %d: %w", what, t.TID, err)
+			}
 		}
-	}
-	t.AltStack = image.AltStack{Address: word(data), Flags: uint32(word(data[8:])) &^ onStack, Size: word(data[16:])}
-	t.ClearTID = word(data[tidAt:])
-	t.Slack = time.Duration(results[3])
-	t.Persona = uint32(results[5])
-	if t.TID == b.PID {
-		b.ParentDeath = int(uint32(word(data[deathAt:])))
-		b.Credentials.SecureBits = uint32(results[4])
+		t.AltStack = image.AltStack{Address: word(data), Flags: uint32(word(data[8:])) &^ onStack, Size: word(data[16:])}
+		t.ClearTID = word(data[tidAt:])
+		t.Slack = time.Duration(a.Results[2])
+		t.Persona = uint32(a.Results[3])
 	}
 	return nil
 }
@@ -198,11 +196,17 @@ func (c *commit) process() (image.Process, error) {
 
 // main asks the main thread, which is borrowed, for what belongs to the process.
 func (c *commit) main(s *tracee.Session, b *image.Process) error {
-	const intervals = 3
-	data, results, err := s.Ask(intervals*itimerspecSize+8, func(at uint64) []tracee.Call {
+	const (
+		intervals   = 3
+		subreaperAt = intervals * itimerspecSize
+		deathAt     = subreaperAt + 8
+		size        = deathAt + 8
+	)
+	data, results, err := s.Ask(size, func(at uint64) []tracee.Call {
 		calls := []tracee.Call{
-			call(syscall.SYS_PRCTL, prGetDumpable), call(syscall.SYS_PRCTL, prGetSubreaper, at+intervals*itimerspecSize),
+			call(syscall.SYS_PRCTL, prGetDumpable), call(syscall.SYS_PRCTL, prGetSubreaper, at+subreaperAt),
 			call(syscall.SYS_PRCTL, prGetTHPDisable), call(brk, 0),
+			call(syscall.SYS_PRCTL, prGetDeathSignal, at+deathAt), call(syscall.SYS_PRCTL, prGetSecureBits),
 		}
 		for i := range uint64(intervals) {
 			calls = append(calls, call(syscall.SYS_GETITIMER, i, at+i*itimerspecSize))
@@ -213,7 +217,12 @@ func (c *commit) main(s *tracee.Session, b *image.Process) error {
 		return err
 	}
 	b.Dumpable = int(results[0])
-	b.ChildSubreaper = word(data[intervals*itimerspecSize:]) != 0
+	if err := (tracee.Call{}).Err(results[4]); err != nil {
+		return fmt.Errorf("read parent-death signal of process %d: %w", b.PID, err)
+	}
+	b.ChildSubreaper = word(data[subreaperAt:]) != 0
+	b.ParentDeath = int(uint32(word(data[deathAt:])))
+	b.Credentials.SecureBits = uint32(results[5])
 	b.NoTHP = results[2] == 1
 	b.Layout.Break = results[3]
 	for i := range b.Intervals {
