@@ -312,16 +312,23 @@ func (w *Writer) Commit(img *Image) (size int64, err error) {
 	return size, w.close()
 }
 
-func (w *Writer) writeIndex(e index) error {
+func (w *Writer) writeIndex(e index) (err error) {
 	data, err := e.encode()
 	if err != nil {
 		return err
 	}
 	// A program may end as soon as its image is there: better no image than one that
 	// can't be read (of a file from the year 10000, or with too long a list).
-	if _, err := decodeIndex(bytes.NewReader(data)); err != nil {
-		return fmt.Errorf("what was written could not be read again: %w", err)
-	}
+	decoded := make(chan error, 1)
+	go func() {
+		_, err := decodeIndex(bytes.NewReader(data))
+		decoded <- err
+	}()
+	defer func() {
+		if unread := <-decoded; unread != nil {
+			err = errors.Join(fmt.Errorf("what was written could not be read again: %w", unread), err)
+		}
+	}()
 	file, err := os.OpenFile(filepath.Join(w.partial.Path, indexName), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err

@@ -64,20 +64,35 @@ func (p *Process) MappingFlags() (flags map[uint64][]string, err error) {
 
 func parseMappingFlags(text []byte) (map[uint64][]string, error) {
 	flags := make(map[uint64][]string)
+	known := make(map[string][]string) // by their text: most mappings have the same as others
 	start := uint64(0)
-	for line := range bytes.Lines(text) {
-		if rest, found := bytes.CutPrefix(line, []byte("VmFlags:")); found {
-			flags[start] = append(flags[start], strings.Fields(string(rest))...)
-			continue
-		}
-		if rest, found := bytes.CutPrefix(line, []byte("ProtectionKey:")); found {
-			if string(bytes.TrimSpace(rest)) != "0" {
-				flags[start] = append(flags[start], "pk")
-			}
-			continue
+	for len(text) > 0 {
+		line := text
+		if i := bytes.IndexByte(text, '\n'); i >= 0 {
+			line, text = text[:i], text[i+1:]
+		} else {
+			text = nil
 		}
 		// Keys have a capital first; a mapping's line begins with its address.
-		if address, _, found := bytes.Cut(line, []byte("-")); found && len(address) > 0 && !(address[0] >= 'A' && address[0] <= 'Z') {
+		switch {
+		case len(line) == 0:
+		case bytes.HasPrefix(line, []byte("VmFlags:")):
+			rest := line[len("VmFlags:"):]
+			fields, found := known[string(rest)]
+			if !found {
+				fields = strings.Fields(string(rest))
+				known[string(rest)] = fields
+			}
+			flags[start] = append(flags[start], fields...)
+		case bytes.HasPrefix(line, []byte("ProtectionKey:")):
+			if string(bytes.TrimSpace(line[len("ProtectionKey:"):])) != "0" {
+				flags[start] = append(flags[start], "pk")
+			}
+		case line[0] < 'A' || line[0] > 'Z':
+			address, _, found := bytes.Cut(line, []byte("-"))
+			if !found || len(address) == 0 {
+				continue
+			}
 			v, ok := parseUnsigned(address, 16)
 			if !ok {
 				return nil, fmt.Errorf("parse smaps: %.60q", line)

@@ -3,6 +3,7 @@ package procfs
 import (
 	"bytes"
 	"fmt"
+	"slices"
 	"strconv"
 )
 
@@ -31,23 +32,32 @@ func (p *Process) Children() ([]int, error) {
 	if err != nil {
 		return nil, err
 	}
-	var pids []int
-	for _, tid := range tids {
-		err := p.read("task/"+strconv.Itoa(tid)+"/children", func(text []byte) error {
-			for field := range bytes.FieldsSeq(text) {
-				pid, err := strconv.Atoi(string(field))
-				if err != nil {
-					return err
-				}
-				pids = append(pids, pid)
-			}
+	of := make([][]int, len(tids))
+	err = Abreast(len(tids), func(i int) (err error) {
+		if of[i], err = p.childrenOf(tids[i]); err != nil && !p.HasThread(tids[i]) {
 			return nil
-		})
-		if err != nil && p.HasThread(tid) {
-			return nil, err
 		}
+		return err
+	})
+	if err != nil {
+		return nil, err
 	}
-	return pids, nil
+	return slices.Concat(of...), nil
+}
+
+// childrenOf returns the ids of the processes that one thread has started.
+func (p *Process) childrenOf(tid int) (pids []int, err error) {
+	err = p.read("task/"+strconv.Itoa(tid)+"/children", func(text []byte) error {
+		for field := range bytes.FieldsSeq(text) {
+			pid, err := strconv.Atoi(string(field))
+			if err != nil {
+				return err
+			}
+			pids = append(pids, pid)
+		}
+		return nil
+	})
+	return pids, err
 }
 
 // DescriptorLimit returns how many descriptors the process may have open: the soft

@@ -54,12 +54,10 @@ func (s *Session) AskEach(statuses []*procfs.Status, size int, calls func(at uin
 			return nil, err
 		}
 	}
-	for group := range slices.Chunk(lanes, max(width, 1)) {
-		if err := s.askTogether(group, shape, calls); err != nil {
-			return nil, err
-		}
+	if len(lanes) == 0 {
+		return answers, nil
 	}
-	return answers, nil
+	return answers, s.askTogether(lanes, width, shape, calls)
 }
 
 // askAlone is Ask of one thread.
@@ -96,7 +94,9 @@ func (s *Session) enlist(status *procfs.Status) (*lane, error) {
 	if l.way, err = s.ready(l.borrowed); err != nil {
 		return nil, err
 	}
-	l.way.xstate = slices.Clone(l.way.xstate)
+	if &l.way.xstate[0] == &s.xstate[0] {
+		l.way.xstate = slices.Clone(l.way.xstate) // the next one is read to the same place
+	}
 	if !s.asksAtOnce(l.borrowed) {
 		return nil, nil
 	}
@@ -159,39 +159,73 @@ func (s *Session) laneRoom(bytes uint64, wanted int) int {
 	return 0
 }
 
-// askTogether lets threads make their calls at the same time, and brings all home.
-func (s *Session) askTogether(lanes []*lane, shape laneShape, calls func(at uint64) []Call) (err error) {
-	c := s.last
-	start := c.seal + sealBytes
-	all := make([]byte, shape.bytes*uint64(len(lanes)))
-	for i, l := range lanes {
-		l.start = start + uint64(i)*shape.bytes
-		if err := s.layLane(l, shape, calls, all[l.start-start:][:shape.bytes]); err != nil {
+// askTogether lets threads make their calls: while those of one group make them, those of
+// the one before are brought home. As many as width are on their way at a time.
+func (s *Session) askTogether(lanes []*lane, width int, shape laneShape, calls func(at uint64) []Call) error {
+	c, half := s.last, width/2
+	start, size := c.seal+sealBytes, uint64(half)*shape.bytes
+	if err := c.reserve(s.memory, 2*size); err != nil {
+		return err
+	}
+	s.lanes = lanes // whatever happens, the session's end brings home who is away
+	memory := make([]byte, size)
+	var before []*lane
+	for group := range slices.Chunk(lanes, half) {
+		at := start
+		if len(before) > 0 && before[0].start == start {
+			at += size
+		}
+		clear(memory)
+		for i, l := range group {
+			l.start = at + uint64(i)*shape.bytes
+			if err := s.layLane(l, shape, calls, memory[l.start-at:][:shape.bytes]); err != nil {
+				return err
+			}
+		}
+		if _, err := s.memory.WriteAt(memory, int64(at)); err != nil {
+			return err
+		}
+		if err := s.runLanes(group); err != nil {
+			return err
+		}
+		if err := s.collect(before, shape, memory); err != nil {
+			return err
+		}
+		before = group
+	}
+	if err := s.collect(before, shape, memory); err != nil {
+		return err
+	}
+	return s.leaveLanes()
+}
+
+// collect waits for a group, reads what its calls have left, into memory, and brings all
+// of it home.
+func (s *Session) collect(group []*lane, shape laneShape, memory []byte) error {
+	if len(group) == 0 {
+		return nil
+	}
+	for _, l := range group {
+		if err := s.arrive(l); err != nil {
 			return err
 		}
 	}
-	if err := c.reserve(s.memory, uint64(len(all))); err != nil {
-		return err
-	}
-	if _, err := s.memory.WriteAt(all, int64(start)); err != nil {
-		return errors.Join(err, c.finish(s.memory))
-	}
-	s.lanes = lanes
-	if err := s.runLanes(); err != nil {
-		return err // the session's end brings them home
-	}
-	if _, err := s.memory.ReadAt(all, int64(start)); err != nil {
+	start := group[0].start
+	if _, err := s.memory.ReadAt(memory, int64(start)); err != nil {
 		return fmt.Errorf("read results of system calls: %w", err)
 	}
-	for _, l := range lanes {
-		text := all[l.start-start:]
+	for _, l := range group {
+		text := memory[l.start-start:]
 		l.answer.Results = make([]uint64, shape.calls)
 		for i := range l.answer.Results {
 			l.answer.Results[i] = binary.LittleEndian.Uint64(text[8*i:])
 		}
 		l.answer.Data = slices.Clone(text[8*shape.calls:][:shape.size])
+		if err := s.leaveLane(l); err != nil {
+			return err
+		}
 	}
-	return s.leaveLanes()
+	return nil
 }
 
 // layLane fills in the memory of a lane.
@@ -217,14 +251,13 @@ func (s *Session) layLane(l *lane, shape laneShape, calls func(at uint64) []Call
 	copy(memory[l.homeTail-l.start:], tail)
 	copy(memory[shape.frame:], frame[:])
 	copy(memory[state:], xstate)
-	l.chain.homeTail, l.chain.results = l.homeTail, l.start
 	return nil
 }
 
-// runLanes lets the threads of all lanes make their calls.
-func (s *Session) runLanes() error {
+// runLanes lets the threads of a group make their calls.
+func (s *Session) runLanes(group []*lane) error {
 	g := &s.gadgets
-	for _, l := range s.lanes {
+	for _, l := range group {
 		words := uint64(8 * askedWords * len(l.calls))
 		regs := l.calls[0].registers(&l.regs, g.Plain, l.homeTail-words)
 		regs.RBX = l.start - uint64(int64(g.StoreAt))
@@ -235,14 +268,7 @@ func (s *Session) runLanes() error {
 		if err := kernel.SetSignalMask(l.thread.tid, everySignal&^(1<<(l.signal-1))); err != nil {
 			return err
 		}
-	}
-	for _, l := range s.lanes {
 		if err := l.resume(); err != nil {
-			return err
-		}
-	}
-	for _, l := range s.lanes {
-		if err := s.arrive(l); err != nil {
 			return err
 		}
 	}
@@ -281,14 +307,22 @@ func (s *Session) arrive(l *lane) error {
 	}
 }
 
+// leaveLane gives the thread of a lane its own state back.
+func (s *Session) leaveLane(l *lane) error {
+	if l.away && !l.lost {
+		if err := s.takeHome(l.borrowed, func() bool { return l.lost }); err != nil {
+			return err
+		}
+	}
+	l.away, l.thread.lane = false, nil
+	return nil
+}
+
 // leaveLanes gives the threads of all lanes their own state back.
 func (s *Session) leaveLanes() error {
 	var errs []error
 	for _, l := range s.lanes {
-		if l.away && !l.lost {
-			errs = append(errs, s.takeHome(l.borrowed, func() bool { return l.lost }))
-		}
-		l.thread.lane = nil
+		errs = append(errs, s.leaveLane(l))
 	}
 	s.lanes = nil
 	if err := errors.Join(errs...); err != nil {

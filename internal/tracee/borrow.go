@@ -199,6 +199,10 @@ func (s *Session) ready(b *borrowed) (way home, err error) {
 	if err := s.checkSeccomp(b, Call{Number: sysRTSigreturn}); err != nil {
 		return way, err
 	}
+	if known := t.state; known != nil && known.Registers.RIP == way.regs.RIP {
+		b.mask, way.mask, way.xstate = known.Mask, known.Mask, known.XState
+		return way, nil
+	}
 	if way.mask, err = kernel.GetSignalMask(t.tid); err != nil {
 		return way, err
 	}

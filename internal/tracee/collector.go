@@ -2,6 +2,7 @@ package tracee
 
 import (
 	"runtime/debug"
+	"runtime/metrics"
 	"sync"
 )
 
@@ -10,15 +11,23 @@ import (
 var collector struct {
 	sync.Mutex
 	holders int
-	percent int // the setting to return to
+	percent int   // the setting to return to
+	limit   int64 // likewise
 }
 
-// holdCollector keeps the collector from starting until the returned function
-// is called.
-func holdCollector() (release func()) {
+// collectorRoom is how much may be allocated, beyond what there is, until it works all
+// the same.
+const collectorRoom = 256 << 20
+
+// RestCollector lets the garbage collector rest until the returned function is called:
+// what takes some milliseconds is not worth a collection, which takes one of them.
+func RestCollector() (release func()) {
 	collector.Lock()
 	defer collector.Unlock()
 	if collector.holders == 0 {
+		used := []metrics.Sample{{Name: "/memory/classes/total:bytes"}}
+		metrics.Read(used)
+		collector.limit = debug.SetMemoryLimit(int64(used[0].Value.Uint64()) + collectorRoom)
 		collector.percent = debug.SetGCPercent(-1)
 	}
 	collector.holders++
@@ -27,6 +36,7 @@ func holdCollector() (release func()) {
 		defer collector.Unlock()
 		collector.holders--
 		if collector.holders == 0 {
+			debug.SetMemoryLimit(collector.limit)
 			debug.SetGCPercent(collector.percent)
 		}
 	}

@@ -173,7 +173,7 @@ func session(ctx context.Context, process *procfs.Process, options Options, f fu
 	if s.gadgets, err = findGadgets(process, s.memory, options.Avoid); err != nil {
 		return Times{}, err
 	}
-	defer holdCollector()()
+	defer RestCollector()()
 
 	err = s.guard(f)
 	if err != nil {

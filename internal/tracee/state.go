@@ -67,6 +67,9 @@ func (s *Session) ThreadStates() ([]ThreadState, error) {
 		}
 		states = append(states, state)
 	}
+	for i := range states {
+		s.threads[states[i].TID].state = &states[i]
+	}
 	main := s.process.PID()
 	slices.SortFunc(states, func(a, b ThreadState) int {
 		if (a.TID == main) != (b.TID == main) {

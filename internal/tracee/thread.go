@@ -13,6 +13,7 @@ type thread struct {
 	status  kernel.WaitStatus // why it stopped
 	regs    kernel.Registers  // the program's, as of the stop
 	lane    *lane             // that it is in, or nil
+	state   *ThreadState      // as ThreadStates has read it, since it stopped; nil before
 }
 
 // Results by which the kernel marks a system call for its restart:

@@ -2,6 +2,7 @@ package tracee
 
 import (
 	"fmt"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -67,10 +68,12 @@ func (s *Session) awaitTransfers(tids []int) error {
 // transferring returns the id of a thread that is in a call that a stop would cut
 // short, or 0.
 func (s *Session) transferring(tids []int) int {
-	for _, tid := range tids {
-		if c, err := s.process.Syscall(tid); err == nil && c.InCall && cutShort(c) {
-			return tid
+	var busy atomic.Int64
+	_ = procfs.Abreast(len(tids), func(i int) error { // it returns no error
+		if c, err := s.process.Syscall(tids[i]); err == nil && c.InCall && cutShort(c) {
+			busy.Store(int64(tids[i]))
 		}
-	}
-	return 0
+		return nil
+	})
+	return int(busy.Load())
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/virtualizing-os/vos/internal/procfs"
 	"github.com/virtualizing-os/vos/internal/snapshot/dump"
 	"github.com/virtualizing-os/vos/internal/snapshot/restore"
+	"github.com/virtualizing-os/vos/internal/tracee"
 )
 
 // Check implements api.Executive.
@@ -90,6 +91,7 @@ func (Machine) checkpoint(ctx context.Context, r api.CheckpointRequest, of *imag
 // error says that the program is gone, or can't be looked at. It may be one of a series.
 func snapshotOf(ctx context.Context, p *procfs.Process, r api.CheckpointRequest, of *image.Apart, in *dump.Series) (api.Snapshot, error) {
 	begin := time.Now()
+	defer tracee.RestCollector()()
 	plan, err := dump.Look(ctx, p, dump.Options{Inherit: r.Inherit, Tree: r.Tree, LeaveRunning: r.LeaveRunning, Series: in, Apart: of, Progress: counted(r.Progress)})
 	if err != nil {
 		return api.Snapshot{}, classify(fmt.Errorf("checkpoint process %d: %w", p.PID(), err))
@@ -197,6 +199,7 @@ func counted(tell func(api.SnapshotProgress)) func(done, total uint64) {
 // Restore implements api.Executive.
 func (Machine) Restore(ctx context.Context, r api.RestoreRequest, emit func(api.Snapshot) error) (err error) {
 	begin := time.Now()
+	defer tracee.RestCollector()()
 	reader, err := image.Open(r.Directory, image.ReadOptions{Identities: r.Identities})
 	if err != nil {
 		return err

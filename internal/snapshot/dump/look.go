@@ -237,10 +237,14 @@ func (m *member) look() (whole bool, err error) {
 	for _, r := range api.Refusals(err) {
 		m.full(r)
 	}
-	if err := m.lookAtProcess(stat, status); err != nil {
-		return false, err
-	}
-	if m.memory, err = lookAtMemory(p, m.options.Series.tracker(p.PID())); err != nil {
+	looked := make(chan error, 1)
+	go func() {
+		var err error
+		m.memory, err = lookAtMemory(p, m.options.Series.tracker(p.PID()))
+		looked <- err
+	}()
+	err = m.lookAtProcess(stat, status)
+	if err := errors.Join(err, <-looked); err != nil {
 		return false, err
 	}
 	if err := m.memory.running(p, &m.base); err != nil {
@@ -346,15 +350,22 @@ func (p *member) lookAtThreads(main procfs.Status) error {
 	if err != nil {
 		return err
 	}
+	all := make([]procfs.Status, len(tids))
+	err = procfs.Abreast(len(tids), func(i int) (err error) {
+		if all[i], err = p.Process.ThreadStatus(tids[i]); errors.Is(err, os.ErrNotExist) {
+			return nil // it has ended
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
 	want := credentials(main)
 	p.statuses = make(map[int]procfs.Status, len(tids))
-	for _, tid := range tids {
-		status, err := p.Process.ThreadStatus(tid)
-		if errors.Is(err, os.ErrNotExist) {
-			continue // it has ended
-		}
-		if err != nil {
-			return err
+	for i, status := range all {
+		tid := tids[i]
+		if status.PID == 0 {
+			continue
 		}
 		p.statuses[tid] = status
 		if !reflect.DeepEqual(credentials(status), want) || status.NoNewPrivs != main.NoNewPrivs || (status.Seccomp == procfs.SeccompStrict) != (main.Seccomp == procfs.SeccompStrict) {

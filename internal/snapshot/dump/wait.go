@@ -196,21 +196,24 @@ func (c *commit) timed(memory *procfs.Memory) (fresh []int, found bool, err erro
 	if err != nil {
 		return nil, false, err
 	}
-	for _, tid := range tids {
-		call, err := c.Process.Syscall(tid)
+	isFresh, isResumed := make([]bool, len(tids)), make([]bool, len(tids))
+	err = procfs.Abreast(len(tids), func(i int) error {
+		call, err := c.Process.Syscall(tids[i])
 		if err != nil || !call.InCall {
-			continue // it runs, or has ended
-		}
-		if call.Number == sysRestart {
-			found = true
-			continue
+			return nil // it runs, or has ended
 		}
 		whole, remaining, ok := limit(memory, uint64(call.Number), call.Args)
-		if ok && remaining == 0 && whole >= shortWait {
-			fresh, found = append(fresh, tid), true
+		isResumed[i] = call.Number == sysRestart
+		isFresh[i] = ok && remaining == 0 && whole >= shortWait
+		return nil
+	})
+	for i, tid := range tids {
+		if isFresh[i] {
+			fresh = append(fresh, tid)
 		}
+		found = found || isFresh[i] || isResumed[i]
 	}
-	return fresh, found, nil
+	return fresh, found, err
 }
 
 // awaitResumed waits until threads that were stopped wait again.
