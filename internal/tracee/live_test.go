@@ -59,11 +59,38 @@ func holdSessions(text string) error {
 			}
 			continue
 		}
-		_, err := Do(context.Background(), p, Options{}, func(s *Session) error { return exercise(s, n) })
+		_, err := Do(context.Background(), p, Options{}, func(s *Session) error {
+			if os.Getenv(togetherEnv) != "" {
+				return onlyTogether(s)
+			}
+			return exercise(s, n)
+		})
 		if err != nil {
 			return err
 		}
 	}
+}
+
+// togetherEnv makes these sessions let all threads make calls at the same time, and
+// nothing else.
+const togetherEnv = "VOS_TEST_TOGETHER"
+
+func onlyTogether(s *Session) error {
+	if err := s.StopAll(); err != nil {
+		return err
+	}
+	if err := s.Borrow(); err != nil {
+		return err
+	}
+	if err := s.GiveBack(); err != nil {
+		return err
+	}
+	for range 5 {
+		if err := askTogether(s); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // exercise does what sessions are for: calls in chains and singly, with all
@@ -341,9 +368,12 @@ func TestTracerKilled(t *testing.T) {
 	for _, target := range [][]string{{"1", "spin"}, {"1", "wait"}, {"8", "mixed"}, {"64", "mixed"}} {
 		t.Run(target[0]+" "+target[1], func(t *testing.T) {
 			p := steady(t, nil, target...)
-			for range 75 {
+			for n := range 75 {
 				helper := exec.Command(os.Args[0])
 				helper.Env = append(os.Environ(), fmt.Sprintf("%s=%d", helperEnv, p.PID()))
+				if n%2 == 1 {
+					helper.Env = append(helper.Env, togetherEnv+"=1")
+				}
 				helper.Stderr = os.Stderr
 				out, err := helper.StdoutPipe()
 				if err != nil {
