@@ -100,15 +100,15 @@ func (c *commit) lookAtWaits(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, memory.Close()) }()
-	fresh, found, err := c.timed(memory)
+	restarted, fresh, found, err := c.timed(memory)
 	if err != nil || !found {
 		return err
 	}
-	if len(fresh) > 0 {
+	if fresh {
 		if _, err := tracee.Do(ctx, c.Process, tracee.Options{}, (*tracee.Session).StopAll); err != nil {
 			return err
 		}
-		c.awaitResumed(fresh)
+		c.awaitResumed(restarted)
 	}
 	tids, err := c.Process.Threads()
 	if err != nil {
@@ -189,31 +189,42 @@ func (c *commit) interrupted(tid int) uint64 {
 	return r.number
 }
 
-// timed returns the threads that wait for a span of time and were not interrupted since,
-// and whether any thread does at all.
-func (c *commit) timed(memory *procfs.Memory) (fresh []int, found bool, err error) {
+// timed returns the threads that a stop lets go on by restart_syscall, whether any of them
+// waits for a span of time and was not interrupted since, and whether any does at all.
+func (c *commit) timed(memory *procfs.Memory) (restarted []int, fresh, found bool, err error) {
 	tids, err := c.Process.Threads()
 	if err != nil {
-		return nil, false, err
+		return nil, false, false, err
 	}
-	isFresh, isResumed := make([]bool, len(tids)), make([]bool, len(tids))
+	type wait struct{ restarts, fresh, resumed bool }
+	waits := make([]wait, len(tids))
 	err = procfs.Abreast(len(tids), func(i int) error {
 		call, err := c.Process.Syscall(tids[i])
 		if err != nil || !call.InCall {
 			return nil // it runs, or has ended
 		}
 		whole, remaining, ok := limit(memory, uint64(call.Number), call.Args)
-		isResumed[i] = call.Number == sysRestart
-		isFresh[i] = ok && remaining == 0 && whole >= shortWait
+		waits[i] = wait{restarts(call.Number), ok && remaining == 0 && whole >= shortWait, call.Number == sysRestart}
 		return nil
 	})
-	for i, tid := range tids {
-		if isFresh[i] {
-			fresh = append(fresh, tid)
+	for i, w := range waits {
+		if w.restarts {
+			restarted = append(restarted, tids[i])
 		}
-		found = found || isFresh[i] || isResumed[i]
+		fresh = fresh || w.fresh
+		found = found || w.fresh || w.resumed
 	}
-	return fresh, found, err
+	return restarted, fresh, found, err
+}
+
+// restarts reports whether restart_syscall goes on with a system call that is interrupted,
+// as it does with some whose end is a point in time, too.
+func restarts(number int) bool {
+	switch number {
+	case syscall.SYS_NANOSLEEP, syscall.SYS_CLOCK_NANOSLEEP, syscall.SYS_POLL, syscall.SYS_FUTEX, sysRestart:
+		return true
+	}
+	return false
 }
 
 // awaitResumed waits until threads that were stopped wait again.
