@@ -120,6 +120,12 @@ func (s *Session) nameRestarted(t *thread, regs *kernel.Registers) error {
 		Remedy: "try again when that wait has ended"}
 }
 
+// Resumed reports whether a session was refused since a thread goes on with a system call
+// that was interrupted before: of one that waits by then it can be known which it is.
+func Resumed(err error) bool {
+	return slices.ContainsFunc(api.Refusals(err), func(r api.Refusal) bool { return r.Code == codeRestarted })
+}
+
 func btoi(b bool) int {
 	if b {
 		return 1

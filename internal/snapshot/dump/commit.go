@@ -62,7 +62,10 @@ func (p *Plan) Commit(ctx context.Context, w *image.Writer) (result Result, err 
 	if k.queues, err = p.found.Queues(); err != nil {
 		return result, err
 	}
-	const tries = 20
+	const (
+		tries        = 20
+		resumedTries = 5 // a thread may not have been back in its wait when it was looked for
+	)
 	for n := 1; ; n++ {
 		k.last = n == tries
 		for _, c := range k.parts {
@@ -71,7 +74,7 @@ func (p *Plan) Commit(ctx context.Context, w *image.Writer) (result Result, err 
 			}
 		}
 		err = k.held(ctx)
-		if errors.Is(err, errUnread) {
+		if errors.Is(err, errUnread) || n < resumedTries && tracee.Resumed(err) {
 			pause(ctx)
 			continue
 		}
