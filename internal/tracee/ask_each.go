@@ -30,27 +30,30 @@ type Answer struct {
 func (s *Session) AskEach(statuses []*procfs.Status, size int, calls func(at uint64) []Call) ([]Answer, error) {
 	answers := make([]Answer, len(statuses))
 	var lanes []*lane
+	var alone []int
 	for i, status := range statuses {
 		l, err := s.enlist(status)
 		if err != nil {
 			return nil, err
 		}
-		if l != nil {
-			l.answer = &answers[i]
-			lanes = append(lanes, l)
+		if l == nil {
+			alone = append(alone, i)
+			continue
 		}
+		l.answer = &answers[i]
+		lanes = append(lanes, l)
 	}
 	shape := s.laneShape(lanes, size, calls)
 	width := s.laneRoom(shape.bytes, len(lanes))
 	if width == 0 {
-		lanes = nil
-	}
-	for i, status := range statuses {
-		if slices.ContainsFunc(lanes, func(l *lane) bool { return l.answer == &answers[i] }) {
-			continue
+		lanes, alone = nil, nil
+		for i := range statuses {
+			alone = append(alone, i)
 		}
+	}
+	for _, i := range alone {
 		var err error
-		if answers[i], err = s.askAlone(status, size, calls); err != nil {
+		if answers[i], err = s.askAlone(statuses[i], size, calls); err != nil {
 			return nil, err
 		}
 	}
@@ -75,6 +78,7 @@ func (s *Session) askAlone(status *procfs.Status, size int, calls func(at uint64
 type lane struct {
 	*borrowed
 	way      home
+	extended []byte // state, as it stands in a frame
 	start    uint64
 	homeTail uint64
 	calls    []Call
@@ -94,13 +98,12 @@ func (s *Session) enlist(status *procfs.Status) (*lane, error) {
 	if l.way, err = s.ready(l.borrowed); err != nil {
 		return nil, err
 	}
-	if &l.way.xstate[0] == &s.xstate[0] {
-		l.way.xstate = slices.Clone(l.way.xstate) // the next one is read to the same place
-	}
 	if !s.asksAtOnce(l.borrowed) {
 		return nil, nil
 	}
-	return l, nil
+	// A copy: the next one's is read to the same place.
+	l.extended, err = encodeXState(l.way.xstate)
+	return l, err
 }
 
 // A laneShape is how lanes are laid out, all of them alike.
@@ -124,13 +127,13 @@ func (s *Session) laneShape(lanes []*lane, size int, calls func(at uint64) []Cal
 	}
 	xstate := 0
 	for _, l := range lanes {
-		xstate = max(xstate, len(l.way.xstate))
+		xstate = max(xstate, len(l.extended))
 	}
 	shape.calls, shape.size = len(made), size
 	shape.words = uint64(8*len(made)+size+7) &^ 7
 	shape.frame = (shape.words + uint64(8*askedWords*len(made)) + homeRoom + 15) &^ 15
 	state := (shape.frame + ucontextBytes + xstateAlign - 1) &^ (xstateAlign - 1)
-	shape.bytes = (state + uint64(xstate) + 4 + xstateAlign - 1) &^ (xstateAlign - 1)
+	shape.bytes = (state + uint64(xstate) + xstateAlign - 1) &^ (xstateAlign - 1)
 	return shape
 }
 
@@ -242,15 +245,11 @@ func (s *Session) layLane(l *lane, shape laneShape, calls func(at uint64) []Call
 	tail, words := g.tail(), s.askWords(l.calls, l.done(), l.start)
 	l.homeTail = l.start + shape.frame - uint64(len(tail))
 	state := (shape.frame + ucontextBytes + xstateAlign - 1) &^ (xstateAlign - 1)
-	xstate, err := encodeXState(l.way.xstate)
-	if err != nil {
-		return err
-	}
 	frame := encodeContext(&l.way.regs, l.way.mask, l.start+state)
 	copy(memory[l.homeTail-l.start-uint64(len(words)):], words)
 	copy(memory[l.homeTail-l.start:], tail)
 	copy(memory[shape.frame:], frame[:])
-	copy(memory[state:], xstate)
+	copy(memory[state:], l.extended)
 	return nil
 }
 

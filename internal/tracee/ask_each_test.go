@@ -11,7 +11,13 @@ import (
 func TestLanes(t *testing.T) {
 	p := steady(t, nil, "8", "mixed")
 	_, err := Do(context.Background(), p, Options{}, func(s *Session) error {
-		if err := onlyTogether(s); err != nil {
+		if err := s.StopAll(); err != nil {
+			return err
+		}
+		if err := s.Borrow(); err != nil {
+			return err
+		}
+		if err := s.GiveBack(); err != nil {
 			return err
 		}
 		var lanes []*lane
@@ -36,6 +42,9 @@ func TestLanes(t *testing.T) {
 		}
 		if shape = s.laneShape(lanes, maxLaneData+1, func(uint64) []Call { return make([]Call, 3) }); s.laneRoom(shape.bytes, len(lanes)) != 0 {
 			t.Error("there is room for lanes with more data than fits into one")
+		}
+		if err := askTogether(s); err != nil {
+			return err
 		}
 		pops := s.gadgets.PopRDX
 		defer func() { s.gadgets.PopRDX = pops }()

@@ -34,6 +34,8 @@
 //     scratch.go). Small stacks (goroutines, coroutines) are not written to.
 //   - Several calls are a chain of such frames (see chain.go): no code is put
 //     into the process, and nothing is mapped.
+//   - Several threads may be on their way at the same time (AskEach), each with its
+//     way home in a lane above the first; the seal of that says how far they reach.
 //
 // # Functions
 //

@@ -135,7 +135,7 @@ func btoi(b bool) int {
 
 // BorrowThread is Borrow of a certain thread, which StopAll has stopped and whose status
 // the caller has read since. Only one is borrowed at a time: GiveBack comes before the
-// next.
+// next. AskEach is faster for many.
 func (s *Session) BorrowThread(status *procfs.Status) error {
 	tid := status.PID
 	if s.borrowed != nil {
