@@ -139,7 +139,7 @@ func (c *crossing) ask(ctx context.Context, r insideRequest, given []*os.File, e
 		}
 		return nil
 	}
-	i, err := startInside(ctx, r, given, &syscall.SysProcAttr{}, start)
+	i, err := startInside(ctx, r, given, &syscall.SysProcAttr{Setsid: true}, start)
 	if err != nil {
 		return err
 	}
