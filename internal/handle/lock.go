@@ -12,6 +12,7 @@ type Lock struct {
 	Type       string // FLOCK, POSIX, OFDLCK, LEASE, …
 	Mode       string // READ, WRITE, …
 	Mandatory  bool
+	Breaking   bool  // of a lease: somebody waits for its end
 	PID        int   // that took it; -1 of OFDLCK
 	Start, End int64 // bytes of the file, End included; -1 is to its end
 }
@@ -25,7 +26,7 @@ func (in *info) addLock(value string) error {
 	if len(fields) != 8 {
 		return fmt.Errorf("%d fields, want 8", len(fields))
 	}
-	l := Lock{Type: fields[1], Mandatory: fields[2] == "MANDATORY", Mode: fields[3], End: -1}
+	l := Lock{Type: fields[1], Mandatory: fields[2] == "MANDATORY", Breaking: fields[2] == "BREAKING", Mode: fields[3], End: -1}
 	var err error
 	if l.PID, err = strconv.Atoi(fields[4]); err != nil {
 		return err

@@ -168,7 +168,7 @@ var meanings = map[api.Code]meaning{
 	"end_outside":          {"another program has the other end", "--inherit: whoever restores gives it"},
 	"file_deleted":         {"no name leads to the folder or special file any more, or the file has an unknown one", "close it"},
 	"file_hidden":          {"the file's path leads to another file", "close it"},
-	"file_locks":           {"a lease or another lock that is not kept is held on the file", "try again when it is given back"},
+	"file_locks":           {"a lock that is not kept is held on the file, or a lease that is being broken or whose file is deleted or mapped", "try again when it is given back"},
 	"not_inherited":        {"the image does not hold what the descriptor led to", "give it: --inherit"},
 	"pipe_packets":         {"there are packets in a pipe that was opened with O_DIRECT", "try again"},
 	"process_file":         {"the file in /proc is about one process", "close it"},

@@ -4,34 +4,38 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 	"syscall"
 
 	"github.com/virtualizing-os/vos/internal/api"
 	"github.com/virtualizing-os/vos/internal/handle"
 	"github.com/virtualizing-os/vos/internal/image"
+	"github.com/virtualizing-os/vos/internal/procfs"
 	"github.com/virtualizing-os/vos/internal/snapshot/remote"
 )
 
 // Locks on files are kept, and taken again in the process: those of flock(2) and
-// F_OFD_SETLK, which are the description's, and those of F_SETLK, which are its own.
-// In between anybody may take them: then the restore is refused.
-// Leases are refused: they can be broken while nobody is there.
+// F_OFD_SETLK and leases, which are the description's, and those of F_SETLK, which are its
+// own. In between anybody may take them, or open what a lease is on: then the restore is
+// refused, as who opened it then has not waited for the program.
 
 const (
 	lockFlock = "flock"
 	lockPOSIX = "posix"
 	lockOFD   = "ofd"
+	lockLease = "lease"
 
 	lockRead     = 0 // F_RDLCK
 	lockWrite    = 1 // F_WRLCK
 	sysFlock     = 73
 	fcntlLock    = 6  // F_SETLK
 	fcntlLockOFD = 37 // F_OFD_SETLK
+	fcntlLease   = 1024
 	lockToEnd    = -1
 	structLock   = 32
 )
 
-var lockKinds = map[string]string{"FLOCK": lockFlock, "POSIX": lockPOSIX, "OFDLCK": lockOFD}
+var lockKinds = map[string]string{"FLOCK": lockFlock, "POSIX": lockPOSIX, "OFDLCK": lockOFD, "LEASE": lockLease}
 
 func lockOf(l handle.Lock) (lock image.Lock, ok bool) {
 	lock = image.Lock{Kind: lockKinds[l.Type], Start: l.Start, End: l.End}
@@ -43,7 +47,7 @@ func lockOf(l handle.Lock) (lock image.Lock, ok bool) {
 	default:
 		return lock, false
 	}
-	return lock, lock.Kind != "" && !l.Mandatory
+	return lock, lock.Kind != "" && !l.Mandatory && !l.Breaking
 }
 
 // lookAtLocks refuses locks that are not kept.
@@ -51,9 +55,37 @@ func lookAtLocks(h *handle.Handle) (refusals []api.Refusal) {
 	for _, l := range h.Locks {
 		if _, ok := lockOf(l); !ok {
 			refusals = append(refusals, refusal(codeLocks, h, fmt.Sprintf("a %s %s is held on it, %s", l.Type, l.Mode, leadsTo(h)), "try again when it is given back"))
+		} else if l.Type == "LEASE" {
+			refusals = append(refusals, lookAtLease(h, l)...)
 		}
 	}
 	return refusals
+}
+
+// lookAtLease refuses a lease on what will be opened by a second description before it can
+// be taken: a file that is deleted, or mapped.
+func lookAtLease(h *handle.Handle, l handle.Lock) []api.Refusal {
+	why := ""
+	if h.Deleted {
+		why = "is deleted"
+	} else if maps, err := mappings(h.PID); err != nil {
+		why = fmt.Sprintf("may be mapped: %v", err)
+	} else if slices.ContainsFunc(maps, func(m procfs.Mapping) bool { return m.Inode == h.Inode && m.Kind == procfs.KindFile }) {
+		why = "is mapped, too"
+	}
+	if why == "" {
+		return nil
+	}
+	return []api.Refusal{refusal(codeLocks, h, fmt.Sprintf("a lease (%s) is held on it, %s, which %s", l.Mode, leadsTo(h), why), "try again when it is given back")}
+}
+
+func mappings(pid int) (_ []procfs.Mapping, err error) {
+	p, err := procfs.Open(pid)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, p.Close()) }()
+	return p.Maps()
 }
 
 // keepLocks writes down those of a description, and of the process those that can be
@@ -100,6 +132,9 @@ func (d *dumping) lostLocks() error {
 
 // lockTaken turns what a lock that others have returns into a refusal.
 func (o *Opened) lockTaken(i int, l image.Lock, err error) error {
+	if errors.Is(err, syscall.EAGAIN) && l.Kind == lockLease {
+		return o.refusal(codeLocked, i, fmt.Sprintf("somebody else has opened %s, on which the program has a lease", o.image.Files[i].Regular.Path), "end what has it open")
+	}
 	if errors.Is(err, syscall.EAGAIN) || errors.Is(err, syscall.EACCES) {
 		return o.refusal(codeLocked, i, fmt.Sprintf("somebody else has taken its %s lock on %s", l.Kind, o.image.Files[i].Regular.Path), "end what has it")
 	}
@@ -124,6 +159,8 @@ func (regular) wire(o *Opened, p remote.Process, i, number int, process *image.P
 			calls.add(sysFcntl, uint64(number), fcntlLockOFD, calls.place(flock(l)))
 		case lockPOSIX:
 			calls.add(sysFcntl, uint64(number), fcntlLock, calls.place(flock(l)))
+		case lockLease:
+			calls.add(sysFcntl, uint64(number), fcntlLease, uint64(l.Type))
 		default:
 			return fmt.Errorf("the image has a lock of kind %.40q, which this vos can't take", l.Kind)
 		}

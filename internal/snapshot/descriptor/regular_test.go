@@ -121,7 +121,16 @@ func TestFilesThatAreRefused(t *testing.T) {
 			os.Remove(path + "3")
 		}, []api.Code{codeDeleted}},
 		{"in /proc", func(h *held) { h.at(5, "/proc/self/status", os.O_RDONLY) }, []api.Code{codeProc}},
-		{"a lease", func(h *held) { h.at(5, path, os.O_RDONLY); h.call(sysFcntl, 5, syscall.F_SETLEASE, syscall.F_RDLCK) }, []api.Code{codeLocks}},
+		{"a lease on what is mapped", func(h *held) {
+			h.at(5, path, os.O_RDONLY)
+			h.call(syscall.SYS_MMAP, 0, 4096, syscall.PROT_READ, syscall.MAP_PRIVATE, 5, 0)
+			h.call(sysFcntl, 5, syscall.F_SETLEASE, syscall.F_RDLCK)
+		}, []api.Code{codeLocks}},
+		{"a lease on what is deleted", func(h *held) {
+			h.at(5, path+"5", os.O_CREATE|os.O_RDONLY)
+			h.call(sysFcntl, 5, syscall.F_SETLEASE, syscall.F_RDLCK)
+			os.Remove(path + "5")
+		}, []api.Code{codeLocks}},
 		{"memory", func(h *held) { h.at(5, "/dev/kmsg", os.O_RDONLY) }, []api.Code{codeDevice}},
 	} {
 		h := newHeld(t)
