@@ -62,10 +62,11 @@ const (
 
 // A node is one process of the plan.
 type node struct {
-	pid, parent, group, session int
-	depth                       int  // below the root
-	standIn                     bool // ends when all are there
-	ended                       bool // has no children
+	pid, group, session int
+	parent              *node // nil of the root
+	depth               int   // below the root
+	standIn             bool  // ends when all are there
+	ended               bool  // has no children
 
 	before int // the session that it is to be born in, if that matters, of one that makes its own
 	orphan bool
@@ -81,9 +82,17 @@ func (n *node) settled() bool { return n.born && n.now == n.session }
 // A planner has all processes, by id.
 type planner struct {
 	plan  Plan
+	tried int     // how many were asked whether they can bear another one
 	nodes []*node // parents before their children, the ended and stand-ins last
 	by    map[int]*node
 }
+
+// What a hostile image can ask for is bounded: how far below the root a process may be, and
+// how often somebody is asked whether he can bear another one.
+const (
+	maxDepth = 1 << 10
+	maxTried = 1 << 24
+)
 
 // Of plans the births of an image's processes. There is at least one.
 func Of(processes []image.Process, ended []image.Ended) Plan {
@@ -96,7 +105,7 @@ func Of(processes []image.Process, ended []image.Ended) Plan {
 		if group == root.Group {
 			group = root.PID
 		}
-		n := &node{pid: pid, parent: parent, group: group, session: session, ended: ended}
+		n := &node{pid: pid, group: group, session: session, ended: ended}
 		if p.by[pid] != nil {
 			p.refuse(n, Place, "it is there twice")
 			return
@@ -107,7 +116,10 @@ func Of(processes []image.Process, ended []image.Ended) Plan {
 				p.refuse(n, Place, "its parent %d does not stand before it", parent)
 				return
 			}
-			n.depth = above.depth + 1
+			if n.parent, n.depth = above, above.depth+1; n.depth > maxDepth {
+				p.refuse(n, Place, "it descends from the root by more than %d others", maxDepth)
+				return
+			}
 		}
 		p.by[pid], p.nodes = n, append(p.nodes, n)
 	}
@@ -148,12 +160,12 @@ func (p *planner) sessions() {
 		if n.leads() {
 			continue
 		}
-		parent := p.by[n.parent]
+		parent := n.parent
 		if parent.session == n.session {
 			continue
 		}
-		if p.passesOn(parent, n.session) {
-			for q := parent; q.session != n.session; q = p.by[q.parent] {
+		if parent.passesOn(n.session) {
+			for q := parent; q.session != n.session; q = q.parent {
 				if q.before != 0 && q.before != n.session {
 					p.refuse(n, Session, "it is in session %d, and a process with the same parent in %d", n.session, q.before)
 				}
@@ -164,18 +176,18 @@ func (p *planner) sessions() {
 		n.orphan = true
 		switch {
 		case leader == nil:
-			leader = &node{pid: n.session, parent: n.parent, group: n.session, session: n.session, depth: parent.depth + 1, standIn: true}
+			leader = &node{pid: n.session, parent: parent, group: n.session, session: n.session, depth: parent.depth + 1, standIn: true}
 			p.by[n.session], p.nodes = leader, append(p.nodes, leader)
 		case leader.standIn && leader.depth <= parent.depth:
-			leader.parent, leader.depth = n.parent, parent.depth+1 // below all who are to adopt
+			leader.parent, leader.depth = parent, parent.depth+1 // below all who are to adopt
 		}
 	}
 }
 
-// passesOn says that a process can bear into a session: it has left it by making its own.
-func (p *planner) passesOn(n *node, session int) bool {
-	for ; n.leads() && n.parent != 0; n = p.by[n.parent] {
-		if p.by[n.parent].session == session {
+// passesOn says that it can bear into a session: it has left it by making its own.
+func (n *node) passesOn(session int) bool {
+	for ; n.leads() && n.parent != nil; n = n.parent {
+		if n.parent.session == session {
 			return true
 		}
 	}
@@ -201,22 +213,24 @@ func (p *planner) births() {
 		if n.standIn {
 			continue // those for whom it stands are refused
 		}
-		p.refuse(n, Session, "it is in session %d, which its parent %d is not in, and nobody can bear it there", n.session, n.parent)
+		p.refuse(n, Session, "it is in session %d, which its parent %d is not in, and nobody can bear it there", n.session, n.parent.pid)
 	}
 }
 
 // bear adds the birth of a process if somebody can bear it by now.
 func (p *planner) bear(n *node) bool {
-	s := Step{PID: n.pid, By: n.parent}
-	switch parent := p.by[n.parent]; {
-	case n == p.nodes[0]:
-		s.By = 0
+	s, parent := Step{PID: n.pid}, n.parent
+	if parent != nil {
+		s.By = parent.pid
+	}
+	switch {
+	case parent == nil:
 	case n.orphan:
 		host := p.host(n)
 		if host == nil || !parent.settled() {
 			return false
 		}
-		s.By, s.Adopter = host.pid, n.parent
+		s.By, s.Adopter = host.pid, parent.pid
 		n.now = host.now
 	case !parent.born:
 		return false
@@ -245,7 +259,7 @@ func (p *planner) bear(n *node) bool {
 // in the one before.
 func (p *planner) settle(n *node) bool {
 	if n.before != 0 && slices.ContainsFunc(p.nodes, func(c *node) bool {
-		return !c.born && !c.orphan && c.parent == n.pid && (c.before == n.before || !c.leads() && c.session == n.before)
+		return !c.born && !c.orphan && c.parent == n && (c.before == n.before || !c.leads() && c.session == n.before)
 	}) {
 		return false
 	}
@@ -257,10 +271,11 @@ func (p *planner) settle(n *node) bool {
 // host is one in the session of a process, below the one that is to be its parent.
 func (p *planner) host(n *node) *node {
 	fits := func(h *node) bool {
-		if h == nil || h == n || !h.settled() || h.session != n.session {
+		p.tried++
+		if h == nil || h == n || p.tried > maxTried || !h.settled() || h.session != n.session {
 			return false
 		}
-		for a := h; a.parent != 0; a = p.by[a.parent] {
+		for a := h; a.parent != nil; a = a.parent {
 			if a.parent == n.parent {
 				return true
 			}
@@ -289,7 +304,7 @@ func (p *planner) groups() {
 		}
 		leader := p.by[n.group]
 		if leader == nil {
-			leader = &node{pid: n.group, parent: n.pid, group: n.group, session: n.session, standIn: true}
+			leader = &node{pid: n.group, parent: n, group: n.group, session: n.session, standIn: true}
 			p.by[n.group], p.nodes = leader, append(p.nodes, leader)
 			p.plan.Steps = append(p.plan.Steps, Step{PID: n.group, By: n.pid})
 		}
@@ -309,7 +324,7 @@ func (p *planner) groups() {
 	slices.SortStableFunc(p.plan.Members, func(a, b Member) int { return after(founders[a.PID], founders[b.PID]) })
 	for _, n := range p.nodes {
 		if n.standIn {
-			p.plan.StandIns = append(p.plan.StandIns, Member{n.pid, n.parent})
+			p.plan.StandIns = append(p.plan.StandIns, Member{n.pid, n.parent.pid})
 		}
 	}
 }

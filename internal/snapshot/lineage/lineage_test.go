@@ -218,3 +218,36 @@ func TestLives(t *testing.T) {
 		t.Errorf("%d of %d lives were refused", refused, lives)
 	}
 }
+
+// TestDeepest plans births by the longest way: a chain of leaders of sessions, with
+// children of each in the last one's.
+func TestDeepest(t *testing.T) {
+	const last, each = maxDepth + 1, 10
+	processes := []image.Process{{PID: 1, Group: 1, Session: 1}}
+	for i := 2; i <= last; i++ {
+		processes = append(processes, image.Process{PID: i, Parent: i - 1, Group: i, Session: i})
+	}
+	for i := range each * (last - 1) {
+		processes = append(processes, image.Process{PID: last + 1 + i, Parent: 1 + i/each, Group: last, Session: last})
+	}
+	plan := Of(processes, nil)
+	if len(plan.Refused) > 0 || len(plan.Steps) != len(processes)+last {
+		t.Errorf("%d steps; refused %v", len(plan.Steps), plan.Refused)
+	}
+	deeper := append(processes, image.Process{PID: 1 << 20, Parent: last, Group: last, Session: last})
+	if plan := Of(deeper, nil); len(plan.Refused) != 1 || plan.Refused[0].What != Place || len(plan.Steps) > 0 {
+		t.Errorf("one more: refused %v", plan.Refused)
+	}
+}
+
+// TestUnbearable asks for many whom nobody can bear where they are to be.
+func TestUnbearable(t *testing.T) {
+	const many = 1 << 15
+	processes := []image.Process{{PID: 1, Group: 1, Session: 1}, {PID: 2, Parent: 1, Group: 2, Session: 2}, {PID: 3, Parent: 1, Group: 3, Session: 3}}
+	for i := range many {
+		processes = append(processes, image.Process{PID: 4 + i, Parent: 2, Group: 3, Session: 3})
+	}
+	if plan := Of(processes, nil); len(plan.Refused) != many || len(plan.Steps) > 0 {
+		t.Errorf("%d are refused, %d steps", len(plan.Refused), len(plan.Steps))
+	}
+}
