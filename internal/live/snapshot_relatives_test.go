@@ -188,7 +188,7 @@ func TestSnapshotRelativesTakenIDs(t *testing.T) {
 // group, has ended: it is the shell's job as before.
 func TestSnapshotLeftJob(t *testing.T) {
 	y := holdTerminal(t, testbed.NeedTool(t, "bash"), "--norc")
-	y.types(t, "PS1='ready> '; true | sleep 1000 &\r", "ready> ")
+	y.types(t, "PS1='ready> '; true | sleep 1000 &\r", prompt)
 	y.types(t, "\r", "ready> ")
 	alone := func() bool {
 		all := below(t, y.root)

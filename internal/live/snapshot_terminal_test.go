@@ -18,6 +18,9 @@ import (
 	"github.com/virtualizing-os/vos/internal/testbed"
 )
 
+// prompt is a shell's that waits for a line, as against what was typed to set it.
+const prompt = "\x1b[?2004hready> "
+
 // A typist is the client of a program that holds a pseudo terminal with another one in it.
 type typist struct {
 	root   int
@@ -112,7 +115,7 @@ func TestSnapshotTerminals(t *testing.T) {
 	t.Run("bash", func(t *testing.T) {
 		y := holdTerminal(t, testbed.NeedTool(t, "bash"), "--norc")
 		folder := t.TempDir()
-		y.types(t, "PS1='ready> '; n=0; sleep 1000 & tty\r", "/dev/pts/", "ready> ")
+		y.types(t, "PS1='ready> '; n=0; sleep 1000 & tty\r", "/dev/pts/", prompt)
 		y.mu.Lock()
 		terminal := strings.TrimSpace(y.shown.String()[strings.LastIndex(y.shown.String(), "/dev/pts/"):])
 		y.mu.Unlock()
@@ -176,7 +179,7 @@ func TestSnapshotTerminalFlood(t *testing.T) {
 		cycles, kills = 20, 15
 	}
 	y := holdTerminal(t, testbed.NeedTool(t, "bash"), "--norc")
-	y.types(t, "PS1='ready> '; stty -echo\r", "ready> ")
+	y.types(t, "PS1='ready> '; stty -echo\r", prompt)
 	y.types(t, "n=0; while :; do echo \"tick $((n++)) tock\"; done\r", "tick 5 tock")
 	folder, target := t.TempDir(), strconv.Itoa(y.root)
 	going := []string{"checkpoint", target, "--tree", "--leave-running", "-D"}
@@ -224,7 +227,7 @@ func TestSnapshotTerminalFlood(t *testing.T) {
 // TestSnapshotTerminalOutside refuses a program in a terminal that is not its own.
 func TestSnapshotTerminalOutside(t *testing.T) {
 	y := holdTerminal(t, testbed.NeedTool(t, "bash"), "--norc")
-	y.types(t, "PS1='rea''dy> '\r", "ready> ") // what is typed shows, too, and is not it
+	y.types(t, "PS1='ready> '\r", prompt)
 	inside := strconv.Itoa(below(t, y.root)[0].pid)
 	image := filepath.Join(t.TempDir(), "image")
 	if r := vos(t, "checkpoint", inside, "-D", image).expect(t, 7); !strings.Contains(r.Stderr, "controlling_terminal") || !strings.Contains(r.Stderr, "(terminal)") {
