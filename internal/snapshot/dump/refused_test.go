@@ -22,7 +22,8 @@ import (
 func TestRefused(t *testing.T) {
 	for kind, want := range map[string]api.Code{
 		"nothing of that": "", "asynchronous I/O": codeAIO, "userfaultfd": codeFault, "a ring": codeMapping,
-		"memory of two processes": codeSharedWith, "rights of a thread": codeThreadIDs, "no main thread": codeZombie,
+		"memory of two processes": codeSharedWith, "memory of a stranger": codeSharedWith,
+		"rights of a thread": codeThreadIDs, "no main thread": codeZombie,
 	} {
 		t.Run(kind, func(t *testing.T) {
 			plan := lookAtRefused(t, kind)

@@ -14,6 +14,7 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 static int is(const char *a, const char *b) { return !strcmp(a, b); }
@@ -63,6 +64,15 @@ int main(int argc, char **argv)
 		must(fd >= 0 && mmap(0, 4096, PROT_READ, MAP_SHARED, fd, IORING_OFF_SQ_RING) != MAP_FAILED, "io_uring");
 	} else if (is(kind, "memory of two processes")) {
 		must(clone(shares, some + (1 << 16), CLONE_VM | SIGCHLD, 0) > 0, "clone");
+	} else if (is(kind, "memory of a stranger")) {
+		int status;
+		must(mmap(0, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0) != MAP_FAILED, "mmap");
+		pid_t child = fork();
+		if (!child && !fork())
+			shares(0);
+		if (!child)
+			_exit(0);
+		must(waitpid(child, &status, 0) == child, "wait");
 	} else if (is(kind, "rights of a thread")) {
 		must(!pthread_create(&t, 0, waits, some), "a thread");
 		pthread_join(t, 0);
