@@ -4,6 +4,8 @@ import (
 	"context"
 	"syscall"
 	"testing"
+
+	"github.com/virtualizing-os/vos/internal/kernel"
 )
 
 // TestLanes: a program of several threads has room for lanes, and all of its threads take
@@ -50,6 +52,44 @@ func TestLanes(t *testing.T) {
 		defer func() { s.gadgets.PopRDX = pops }()
 		s.gadgets.PopRDX = 0
 		return askTogether(s)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	checkFree(t, p)
+}
+
+// TestStatesAreTheirOwn: what is kept of each thread's state is that thread's, so that each
+// gets its own signal mask and registers back.
+func TestStatesAreTheirOwn(t *testing.T) {
+	p := steady(t, nil, "8", "mixed")
+	_, err := Do(context.Background(), p, Options{}, func(s *Session) error {
+		if err := s.StopAll(); err != nil {
+			return err
+		}
+		states, err := s.ThreadStates()
+		if err != nil {
+			return err
+		}
+		for i := range states {
+			kept := s.threads[states[i].TID].state
+			if kept == nil || kept.TID != states[i].TID {
+				t.Errorf("of thread %d another one's state is kept: %+v", states[i].TID, kept)
+			}
+		}
+		if err := onlyTogether(s); err != nil {
+			return err
+		}
+		for i := range states {
+			mask, err := kernel.GetSignalMask(states[i].TID)
+			if err != nil {
+				return err
+			}
+			if mask != states[i].Mask {
+				t.Errorf("thread %d blocks %#x, before %#x", states[i].TID, mask, states[i].Mask)
+			}
+		}
+		return nil
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -27,7 +27,8 @@ func RestCollector() (release func()) {
 	if collector.holders == 0 {
 		used := []metrics.Sample{{Name: "/memory/classes/total:bytes"}}
 		metrics.Read(used)
-		collector.limit = debug.SetMemoryLimit(int64(used[0].Value.Uint64()) + collectorRoom)
+		collector.limit = debug.SetMemoryLimit(-1) // which asks
+		debug.SetMemoryLimit(min(collector.limit, int64(used[0].Value.Uint64())+collectorRoom))
 		collector.percent = debug.SetGCPercent(-1)
 	}
 	collector.holders++

@@ -67,9 +67,6 @@ func (s *Session) ThreadStates() ([]ThreadState, error) {
 		}
 		states = append(states, state)
 	}
-	for i := range states {
-		s.threads[states[i].TID].state = &states[i]
-	}
 	main := s.process.PID()
 	slices.SortFunc(states, func(a, b ThreadState) int {
 		if (a.TID == main) != (b.TID == main) {
@@ -77,6 +74,9 @@ func (s *Session) ThreadStates() ([]ThreadState, error) {
 		}
 		return cmp.Compare(a.TID, b.TID)
 	})
+	for _, state := range states {
+		s.threads[state.TID].state = &state
+	}
 	return states, nil
 }
 
