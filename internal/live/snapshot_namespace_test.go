@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/virtualizing-os/vos/internal/api"
+	"github.com/virtualizing-os/vos/internal/testbed"
 )
 
 // TestSnapshotTakenIDs restores a server whose id is taken, by itself: nobody has waited
@@ -87,6 +88,27 @@ func TestSnapshotTakenIDsKilled(t *testing.T) {
 		t.Error("a restore that was not killed left nothing")
 	}
 	k.wait(t)
+}
+
+// TestSnapshotUnkeptNamespaces refuses the namespaces that are not made again.
+func TestSnapshotUnkeptNamespaces(t *testing.T) {
+	for _, kind := range []string{"--user", "--time"} {
+		root := startAlone(t, testbed.NeedTool(t, "unshare"), kind, "--fork", testbed.NeedTool(t, "sleep"), "1000")
+		var inside string
+		await(t, "a program in its namespace", func() bool {
+			for _, r := range below(t, root) {
+				inside = strconv.Itoa(r.pid)
+				return field(r.pid, "Name") == "sleep"
+			}
+			return false
+		})
+		if r := vos(t, "check", inside).expect(t, 7); !strings.Contains(r.Stderr, "foreign_namespace") {
+			t.Errorf("%s: %s", kind, r.Stderr)
+		}
+		if r := vos(t, "checkpoint", inside, "-D", filepath.Join(t.TempDir(), "image")).expect(t, 7); !strings.Contains(r.Stderr, "foreign_namespace") {
+			t.Errorf("%s: %s", kind, r.Stderr)
+		}
+	}
 }
 
 // A namespace is what such a restore has left: its first process, and the program.
