@@ -29,6 +29,13 @@ const (
 	VDSO      Kind = "vdso"      // code and data that the kernel provides
 )
 
+// HugePages is the flag of mappings whose memory is huge pages (hugetlb) of HugePage bytes:
+// private anonymous ones only.
+const (
+	HugePages = "ht"
+	HugePage  = 2 << 20
+)
+
 // A Mapping is one area of the address space.
 type Mapping struct {
 	Start      uint64   `cbor:"start"`

@@ -220,6 +220,8 @@ func (c *checker) mappings(p *Process, img *Image) {
 		default:
 			c.that(false, "there is no kind %q of mappings", m.Kind)
 		}
+		c.that(!slices.Contains(m.VMFlags, HugePages) || m.Kind == Anonymous && m.Start%HugePage == 0 && m.End%HugePage == 0,
+			"mapping %#x can't be of huge pages", m.Start)
 		c.that(m.Kind == Anonymous || m.Kind == Private || m.Kind == VDSO || m.Kind == InObject && m.Flags&syscall.MAP_PRIVATE != 0 || len(m.Pages) == 0, "mapping %#x has pages that are not its own", m.Start)
 		c.that(m.Offset%PageSize == 0 && m.Offset < 1<<62, "mapping %#x begins at %#x", m.Start, m.Offset)
 		c.runs(m.Pages, m.Start, m.End)

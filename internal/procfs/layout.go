@@ -88,6 +88,10 @@ func parseMappingFlags(text []byte) (map[uint64][]string, error) {
 			if string(bytes.TrimSpace(line[len("ProtectionKey:"):])) != "0" {
 				flags[start] = append(flags[start], "pk")
 			}
+		case bytes.HasPrefix(line, []byte("KernelPageSize:")):
+			if string(bytes.TrimSpace(line[len("KernelPageSize:"):])) == "1048576 kB" {
+				flags[start] = append(flags[start], "gigantic")
+			}
 		case line[0] < 'A' || line[0] > 'Z':
 			address, _, found := bytes.Cut(line, []byte("-"))
 			if !found || len(address) == 0 {

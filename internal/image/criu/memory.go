@@ -5,6 +5,7 @@ import (
 	"io"
 	"math"
 	"os"
+	"slices"
 	"syscall"
 
 	"github.com/virtualizing-os/vos/internal/image"
@@ -75,6 +76,9 @@ func (x *export) vma(p *image.Process, m *image.Mapping) vma {
 	}
 	switch m.Kind {
 	case image.Anonymous:
+		if slices.Contains(m.VMFlags, image.HugePages) {
+			x.refuse(fmt.Sprintf("mapping %#x-%#x of process %d", m.Start, m.End, p.PID), "it is of huge pages (hugetlb)", noRemedy)
+		}
 		to.Status |= areaPrivate
 		to.Flags |= syscall.MAP_ANON
 		if m.Name == "[heap]" {

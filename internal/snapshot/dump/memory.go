@@ -95,7 +95,7 @@ var unkept = []struct {
 }{
 	{"io", codeDevice, "it is memory of a device", "let it close the device, or end what uses it"},
 	{"pf", codeDevice, "it is memory of a device", "let it close the device, or end what uses it"},
-	{"ht", codeHuge, "it is made of huge pages (hugetlb), which are not kept yet", "run it without"},
+	{"gigantic", codeHuge, "it is made of huge pages of 1 GiB, which are not kept", "run it with those of 2 MiB"},
 	{"pk", codeMapping, "it has a protection key (pkey_mprotect), which is not kept", noRemedy},
 	{"um", codeFault, "another handles its page faults (userfaultfd)", noRemedy},
 	{"ui", codeFault, "another handles its page faults (userfaultfd)", noRemedy},
@@ -128,6 +128,15 @@ func (m *memory) add(p *procfs.Process, from procfs.Mapping, flags []string) err
 		if slices.Contains(flags, f.name) {
 			to.Flags |= f.flag
 		}
+	}
+	if slices.Contains(flags, image.HugePages) {
+		if from.Kind != procfs.KindSharedAnonymous || from.Perms&procfs.Shared != 0 {
+			m.refuse(refused(codeHuge, subject, "it is made of huge pages (hugetlb) of a file, or that are shared, which are not kept", "run it without"))
+			return nil
+		}
+		to.Kind, to.Offset = image.Anonymous, 0
+		m.mappings = append(m.mappings, to)
+		return nil
 	}
 	switch from.Kind {
 	case procfs.KindAnonymous:

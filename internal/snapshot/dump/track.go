@@ -64,7 +64,7 @@ func (c *commit) track(ctx context.Context) (*tracker, error) {
 
 // trackable reports whether writes to a mapping, of which the pages were found, are noted.
 func trackable(m *image.Mapping) bool {
-	return m.Kind == image.Anonymous && m.Protection&syscall.PROT_READ != 0 && pagesOf(m.Pages) >= leastTracked
+	return m.Kind == image.Anonymous && !slices.Contains(m.VMFlags, image.HugePages) && m.Protection&syscall.PROT_READ != 0 && pagesOf(m.Pages) >= leastTracked
 }
 
 // add begins to note writes to a mapping, which may be gone.

@@ -111,7 +111,7 @@ func TestRefusals(t *testing.T) {
 		"file":      {func(_ *image.Image, p *image.Process) { p.Executable.Path = "/nothing/here" }, codeFileMissing},
 		"directory": {func(_ *image.Image, p *image.Process) { p.Directory = "/nothing/here" }, codeFileMissing},
 		"mapping":   {func(_ *image.Image, p *image.Process) { p.Mappings[1].Start-- }, codeNotRestored},
-		"flag":      {func(_ *image.Image, p *image.Process) { p.Mappings[1].VMFlags = []string{"ht"} }, codeNotRestored},
+		"flag":      {func(_ *image.Image, p *image.Process) { p.Mappings[1].VMFlags = []string{"pf"} }, codeNotRestored},
 		"signal":    {func(_ *image.Image, p *image.Process) { p.Pending = []image.Signal{signal(9, 0)} }, codeNotRestored},
 		"call":      {func(_ *image.Image, p *image.Process) { p.Threads[1].Restart = &image.Restart{Number: 1} }, codeNotRestored},
 		"another":   {func(i *image.Image, p *image.Process) { i.Processes = append(i.Processes, *p) }, codeNotRestored},

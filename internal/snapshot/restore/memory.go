@@ -17,6 +17,8 @@ import (
 const (
 	mapGrowsDown = 0x100
 	mapNoReserve = 0x4000
+	mapHuge      = 0x40000
+	mapHuge2MiB  = 21 << 26
 	mapDroppable = 0x8 // a type, beside MAP_PRIVATE and MAP_SHARED
 
 	adviseMergeable     = 12
@@ -46,7 +48,8 @@ var flagsByName = map[string]struct {
 	"mr": {plain: true}, "mw": {plain: true}, "me": {plain: true}, "ms": {plain: true},
 	"gd": {plain: true}, "ac": {plain: true}, "nr": {plain: true}, "sd": {plain: true},
 	"de": {plain: true}, "dp": {plain: true}, "lo": {plain: true}, "lf": {plain: true}, "sl": {plain: true},
-	"sr": {advice: syscall.MADV_SEQUENTIAL}, "rr": {advice: syscall.MADV_RANDOM}, "dc": {advice: syscall.MADV_DONTFORK},
+	image.HugePages: {plain: true},
+	"sr":            {advice: syscall.MADV_SEQUENTIAL}, "rr": {advice: syscall.MADV_RANDOM}, "dc": {advice: syscall.MADV_DONTFORK},
 	"dd": {advice: adviseDontDump}, "wf": {advice: adviseWipeOnFork},
 	"hg": {advice: adviseHugePages}, "nh": {advice: adviseNoHugePages}, "mg": {advice: adviseMergeable},
 }
@@ -91,6 +94,9 @@ func refuseMappings(p *image.Process, objects []image.Object) (refusals []api.Re
 		default:
 			refuse(fmt.Sprintf("of a kind %q", m.Kind))
 		}
+		if slices.Contains(m.VMFlags, image.HugePages) && (m.Kind != image.Anonymous || (m.Start|m.End)%image.HugePage != 0) {
+			refuse("it can't be of huge pages")
+		}
 		for _, flag := range m.VMFlags {
 			if _, known := flagsByName[flag]; !known && m.Kind != image.VDSO {
 				refuse(fmt.Sprintf("it has the flag %q of VmFlags", flag))
@@ -123,6 +129,9 @@ func (p *process) mapAll(mappings []image.Mapping, list []need, files, objects [
 			flags |= syscall.MAP_PRIVATE | syscall.MAP_ANONYMOUS
 			if slices.Contains(m.VMFlags, "dp") {
 				flags = flags&^syscall.MAP_PRIVATE | mapDroppable
+			}
+			if slices.Contains(m.VMFlags, image.HugePages) {
+				flags |= mapHuge | mapHuge2MiB
 			}
 			offset = 0
 		case image.Private:

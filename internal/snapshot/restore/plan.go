@@ -132,6 +132,11 @@ func Look(ctx context.Context, source Source, options Options) (*Plan, error) {
 			plan.Notes = append(plan.Notes, fmt.Sprintf("that process %d, which has ended, had dumped its core is not told its parent", e.PID))
 		}
 	}
+	huge, err := refuseHuge(img)
+	if err != nil {
+		return nil, err
+	}
+	plan.refuse(huge...)
 	frozen, err := plan.lookAtGroups(img)
 	if err != nil {
 		return nil, err

@@ -16,6 +16,7 @@ const (
 	codeClock       api.Code = "clock_behind"
 	codeNotRestored api.Code = "not_restorable"
 	codeSegment     api.Code = "segment_taken"
+	codeHuge        api.Code = "huge_pages_missing"
 	codeFrozen      api.Code = "cgroup_frozen"
 )
 
