@@ -34,10 +34,14 @@ func TestSnapshotFreshNamespaces(t *testing.T) {
 		"python3": freshLines(func(t *testing.T) []string {
 			return []string{testbed.NeedTool(t, "python3"), "-c", pythonReport}
 		}),
-		"redis with much": freshRedis, "nginx": freshNginx, "PostgreSQL": freshPostgres,
+		"redis with 20 MB": freshRedis(20_000), "nginx": freshNginx, "PostgreSQL": freshPostgres,
 		"sqlite3": freshSqlite, "mosquitto": freshBroker,
 		"bash": freshShell, "vim.tiny": freshEditor("vim.tiny", "i", "\x1b:w\r"), "nano": freshEditor("nano", "", "\x0f\r"),
 		"htop": freshTop,
+	}
+	const gigabyte = "redis with 1 GB"
+	if soak {
+		programs["redis with 100 MB"], programs[gigabyte] = freshRedis(100_000), freshRedis(1_000_000)
 	}
 	for name := range servers {
 		if name != "redis" && (name != "Java" || soak) { // it takes long to begin
@@ -49,6 +53,10 @@ func TestSnapshotFreshNamespaces(t *testing.T) {
 			f := newFresh(t)
 			works := start(t, f)
 			folder := t.TempDir()
+			cycles := cycles
+			if name == gigabyte {
+				cycles = 3
+			}
 			for n := range cycles {
 				works(t, f)
 				before, image := f.processes(t), filepath.Join(folder, strconv.Itoa(n))
@@ -100,28 +108,26 @@ func freshServer(name string) freshProgram {
 	}
 }
 
-// freshRedis is a redis that has so much that it is more than its program.
-func freshRedis(t *testing.T, f *fresh) func(*testing.T, *fresh) {
-	port := freePort(t)
-	f.start(t, testbed.NeedTool(t, "redis-server"), "--port", port, "--bind", "127.0.0.1", "--save", "", "--dir", t.TempDir(), "--enable-debug-command", "yes")
-	keys := 20_000 // of a kilobyte
-	if soak {
-		keys = 100_000
-	}
-	if said := answered(t, f.connect(t, port), fmt.Sprintf("DEBUG POPULATE %d key 1000\r\n", keys)); said != "+OK" {
-		t.Fatal(said)
-	}
-	last, digest := 0, answered(t, f.connect(t, port), "DEBUG DIGEST\r\n")
-	return func(t *testing.T, f *fresh) {
-		t.Helper()
-		if now := answered(t, f.connect(t, port), "DEBUG DIGEST\r\n"); len(now) != 41 || now != digest {
-			t.Fatalf("its digest is %q and was %q", now, digest)
+// freshRedis is a redis with so many values of a kilobyte.
+func freshRedis(keys int) freshProgram {
+	return func(t *testing.T, f *fresh) func(*testing.T, *fresh) {
+		port := freePort(t)
+		f.start(t, testbed.NeedTool(t, "redis-server"), "--port", port, "--bind", "127.0.0.1", "--save", "", "--dir", t.TempDir(), "--enable-debug-command", "yes")
+		if said := answered(t, f.connect(t, port), fmt.Sprintf("DEBUG POPULATE %d key 1000\r\n", keys)); said != "+OK" {
+			t.Fatal(said)
 		}
-		last++
-		if n := answered(t, f.connect(t, port), "INCR n\r\n"); n != strconv.Itoa(last) {
-			t.Fatalf("answered %q, not %d", n, last)
+		last, digest := 0, answered(t, f.connect(t, port), "DEBUG DIGEST\r\n")
+		return func(t *testing.T, f *fresh) {
+			t.Helper()
+			if now := answered(t, f.connect(t, port), "DEBUG DIGEST\r\n"); len(now) != 41 || now != digest {
+				t.Fatalf("its digest is %q and was %q", now, digest)
+			}
+			last++
+			if n := answered(t, f.connect(t, port), "INCR n\r\n"); n != strconv.Itoa(last) {
+				t.Fatalf("answered %q, not %d", n, last)
+			}
+			digest = answered(t, f.connect(t, port), "DEBUG DIGEST\r\n")
 		}
-		digest = answered(t, f.connect(t, port), "DEBUG DIGEST\r\n")
 	}
 }
 
