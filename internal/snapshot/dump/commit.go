@@ -95,7 +95,7 @@ func (p *Plan) Commit(ctx context.Context, w *image.Writer) (result Result, err 
 			continue
 		}
 		if failed := c.tracker.close(); failed != nil {
-			return result, errors.Join(err, failed)
+			k.notes = append(k.notes, failed.Error())
 		}
 	}
 	if errors.Is(err, errMoved) {
@@ -112,8 +112,8 @@ func (p *Plan) Commit(ctx context.Context, w *image.Writer) (result Result, err 
 			return result, err
 		}
 		if series != nil {
-			if err := series.keep(k.parts, k.image.ID); err != nil {
-				return result, err
+			if failed := series.keep(k.parts, k.image.ID); failed != nil {
+				k.notes = append(k.notes, failed.Error())
 			}
 		}
 	}

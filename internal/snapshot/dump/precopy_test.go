@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -88,7 +89,7 @@ func alwaysPrecopy(t *testing.T) {
 func TestPrecopiedAsHeld(t *testing.T) {
 	alwaysPrecopy(t)
 	k := writing(t)
-	compareWhileWriting(t, k, 12, nil)
+	compareWhileWriting(t, k, 12, nil, true)
 	goesOn(t, k)
 }
 
@@ -98,7 +99,7 @@ func TestSeriesAsHeld(t *testing.T) {
 	alwaysPrecopy(t)
 	k := writing(t)
 	series := &Series{}
-	compareWhileWriting(t, k, 24, series)
+	compareWhileWriting(t, k, 24, series, true)
 	if len(series.trackers) != 1 {
 		t.Error("it does not go on to note writes")
 	}
@@ -109,7 +110,8 @@ func TestSeriesAsHeld(t *testing.T) {
 	goesOn(t, k)
 }
 
-func compareWhileWriting(t *testing.T, k *kept, times int, series *Series) {
+// compareWhileWriting does it so many times. With tracks writes must be noted.
+func compareWhileWriting(t *testing.T, k *kept, times int, series *Series, tracks bool) {
 	t.Helper()
 	parent, first := "", ""
 	for n := range times {
@@ -166,10 +168,13 @@ func compareWhileWriting(t *testing.T, k *kept, times int, series *Series) {
 		if _, err := commitBeside(t, plan, dir, parent); err != nil {
 			t.Fatal(err)
 		}
-		if !noted {
+		if !noted && tracks {
 			t.Skip("the kernel does not note writes")
 		}
-		if len(copied) == 0 || series == nil && c.copiedBefore == 0 {
+		if noted && !tracks {
+			t.Error("writes are noted by two")
+		}
+		if tracks && (len(copied) == 0 || series == nil && c.copiedBefore == 0) {
 			t.Errorf("nothing was copied while it ran: %d bytes", c.copiedBefore)
 		}
 		switch {
@@ -261,12 +266,18 @@ func checkpoints(pid int) error {
 		return err
 	}
 	fmt.Println("ready")
+	var series *Series // or each on its own
+	if os.Getpid()%2 == 0 {
+		series = &Series{}
+	}
+	parent := ""
 	for n := 0; ; n++ {
-		plan, err := Look(context.Background(), p, Options{LeaveRunning: true, Inherit: []int{1, 2}})
+		plan, err := Look(context.Background(), p, Options{LeaveRunning: true, Inherit: []int{1, 2}, Series: series})
 		if err != nil {
 			return err
 		}
-		w, err := image.Create(filepath.Join(os.Args[1], strconv.Itoa(n)), image.WriteOptions{})
+		dir := filepath.Join(os.Args[1], strconv.Itoa(n))
+		w, err := image.Create(dir, image.WriteOptions{Parent: parent})
 		if err != nil {
 			return err
 		}
@@ -274,10 +285,42 @@ func checkpoints(pid int) error {
 		if _, err := plan.Commit(context.Background(), w); err != nil && len(api.Refusals(err)) == 0 {
 			return err
 		}
-		if err := os.RemoveAll(filepath.Join(os.Args[1], strconv.Itoa(n))); err != nil {
+		if _, err := os.Stat(dir); err == nil && series != nil && n%8 > 0 {
+			parent = dir
+			continue
+		}
+		parent = ""
+		if err := emptied(os.Args[1]); err != nil {
 			return err
 		}
 	}
+}
+
+func emptied(folder string) error {
+	entries, err := os.ReadDir(folder)
+	for _, e := range entries {
+		err = errors.Join(err, os.RemoveAll(filepath.Join(folder, e.Name())))
+	}
+	return err
+}
+
+// TestTwoSeries makes checkpoints of two series in turn: each image has the memory as it
+// is, as only one of them tracks the program.
+func TestTwoSeries(t *testing.T) {
+	alwaysPrecopy(t)
+	k := writing(t)
+	one, two := &Series{}, &Series{}
+	for range 4 {
+		compareWhileWriting(t, k, 2, one, true)
+		compareWhileWriting(t, k, 2, two, false)
+	}
+	if len(one.trackers) != 1 || len(two.trackers) != 0 {
+		t.Errorf("%d and %d trackers", len(one.trackers), len(two.trackers))
+	}
+	if err := errors.Join(one.Close(), two.Close()); err != nil {
+		t.Fatal(err)
+	}
+	untracked(t, k)
 }
 
 // TestKilledWhileCopying kills vOS at random instants of copying a program that writes,

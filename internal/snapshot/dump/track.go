@@ -3,6 +3,7 @@ package dump
 import (
 	"context"
 	"errors"
+	"os"
 	"slices"
 	"sort"
 	"syscall"
@@ -23,7 +24,11 @@ import (
 // the begin. What is moved (mremap), or mapped anew at the same place, is tracked no
 // more: the kernel says so, and it is copied as if there were no tracker. So are pages
 // that are swapped out.
+//
+// One vOS tracks a process at a time, or each would take what the other has protected for
+// its own: it has a lock on the process's pagemap.
 type tracker struct {
+	lock      *os.File
 	userfault kernel.Raw
 	ranges    []image.Span
 	copied    []image.Run // ascending; of pages of zeroes with the place zeroed
@@ -37,8 +42,15 @@ const leastTracked = 16
 
 // track begins to note writes. Where that can't be done it returns nil.
 func (c *commit) track(ctx context.Context) (*tracker, error) {
-	t := &tracker{userfault: -1}
-	err := c.stopped(ctx, func(s *tracee.Session) error {
+	lock, err := openPagemap(c.Process)
+	if err != nil {
+		return nil, err
+	}
+	if syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) != nil {
+		return nil, lock.Close() // another one does
+	}
+	t := &tracker{lock: lock, userfault: -1}
+	err = c.stopped(ctx, func(s *tracee.Session) error {
 		if err := s.Borrow(); err != nil {
 			return err
 		}
@@ -86,7 +98,17 @@ func (t *tracker) close() error {
 	}
 	userfault := t.userfault
 	t.userfault, t.ranges = -1, nil
-	return userfault.Close()
+	return errors.Join(userfault.Close(), t.unlock())
+}
+
+// unlock lets another vOS track the process, when this one does no more.
+func (t *tracker) unlock() error {
+	if t.lock == nil {
+		return nil
+	}
+	lock := t.lock
+	t.lock = nil
+	return lock.Close()
 }
 
 // covers reports whether vOS tracks a mapping.
