@@ -9,6 +9,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/virtualizing-os/vos/internal/kernel"
 )
 
 // A child is a program that was started here and whose end is awaited.
@@ -66,12 +68,11 @@ func awaitExit(pid int) {
 	if err != nil {
 		return
 	}
-	// A pidfd becomes readable when its process ends; there is nothing to read.
-	asked := false
-	_ = raw.Read(func(uintptr) bool {
-		ended := asked
-		asked = true
-		return ended
+	// A pidfd becomes readable when its process ends; there is nothing to read. It is asked,
+	// as the runtime may have been told, and have forgotten it, before the wait began.
+	_ = raw.Read(func(fd uintptr) bool {
+		ended, err := kernel.Raw(fd).Ready(kernel.EventIn)
+		return ended || err != nil
 	})
 }
 
